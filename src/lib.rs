@@ -1,0 +1,30 @@
+//! Pilotlight: a virtual Kubernetes node whose Pods run on cloud instances of their own.
+//!
+//! The rooms, from the inside out (ARCHITECTURE.md draws the flow between them):
+//!
+//! - [`model`]: the words all rooms share: Pods, instances, desired state, reports, money.
+//! - [`decide`]: every decision, pure: a snapshot and a time in, a plan with reasons out.
+//! - [`ports`]: the traits through which decisions reach the world.
+//! - [`config`]: the files a user edits, parsed and validated.
+//! - [`kube`], [`cloud`], [`gateway`], [`kubelet_api`], [`agent`]: the adapters.
+//! - [`reconcile`]: snapshot -> decide -> execute.
+//! - [`telemetry`]: tracing and metrics. [`runtime`]: the wiring.
+
+pub mod agent;
+pub mod cloud;
+pub mod config;
+pub mod decide;
+pub mod gateway;
+pub mod kube;
+pub mod kubelet_api;
+pub mod model;
+pub mod ports;
+pub mod reconcile;
+pub mod runtime;
+pub mod telemetry;
+
+/// The generated protocol of proto/agent.proto.
+#[allow(clippy::all, missing_docs, reason = "generated code")]
+pub mod proto {
+    tonic::include_proto!("pilotlight.agent.v1");
+}

@@ -1,0 +1,117 @@
+//! The traits through which decisions reach the world. Adapters implement them; nothing here does I/O.
+
+use crate::model::{
+    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, PodReport, PodUid,
+    ServicesUpdate, TunnelHead, TunnelRequest,
+};
+use async_trait::async_trait;
+use std::{net::IpAddr, sync::Arc};
+use tokio::io::DuplexStream;
+
+/// A place to get machines from. One implementation a cloud; all pass the same contract tests.
+///
+/// Every call is idempotent. `launch` with a token that was used before returns the machines that the
+/// first call made and makes none; `terminate` of what is gone succeeds.
+#[async_trait]
+pub trait Cloud: Send + Sync {
+    /// Starts machines. May return fewer than asked, never more; returns before they are up.
+    async fn launch(&self, request: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError>;
+    /// All machines of this cluster that exist or ended a short while ago, whoever launched them.
+    async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError>;
+    /// Ends machines. Returns when they are on their way out, not when they are gone.
+    async fn terminate(&self, ids: &[InstanceId]) -> Result<(), CloudError>;
+    /// Accepts a machine's proof of which instance it is: once, never again for the same instance.
+    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError>;
+}
+
+/// What a machine says to prove which instance it is.
+#[derive(Clone)]
+pub struct InstanceProof {
+    pub instance: InstanceId,
+    /// The local cloud's one-time token.
+    pub token: String,
+    pub peer: IpAddr,
+}
+
+/// Classified by what the caller does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudError {
+    /// Try again later; the same request.
+    #[error("the cloud did not {operation}: {message}")]
+    Retry { operation: &'static str, message: String },
+    /// This type can't be had in this zone now: choose another.
+    #[error("no capacity for {instance_type} in {zone}: {message}")]
+    NoCapacity { instance_type: String, zone: String, message: String },
+    /// The request is wrong: trying it again is no use.
+    #[error("the cloud refuses to {operation}: {message}")]
+    Refused { operation: &'static str, message: String },
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ClaimError {
+    #[error("instance {0} is not one that this provider launched")]
+    Unknown(InstanceId),
+    #[error("the proof for instance {0} is wrong")]
+    BadProof(InstanceId),
+    #[error("instance {0} has been claimed before")]
+    AlreadyClaimed(InstanceId),
+    #[error("instance {0} has address {1}, but the claim came from {2}")]
+    WrongPeer(InstanceId, IpAddr, IpAddr),
+    #[error("the claim for instance {0} could not be recorded: {1}")]
+    NotRecorded(InstanceId, String),
+}
+
+/// The provider's end of all agents' connections.
+#[async_trait]
+pub trait AgentLink: Send + Sync {
+    /// Makes this what the agent should run. The latest wins; delivered now or when it connects.
+    fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>);
+    /// Sends a change of services to every agent (each agent's version is tracked by the link).
+    fn publish_services(&self, update: Arc<ServicesUpdate>, whole: Arc<ServicesUpdate>);
+    /// Forgets an instance that is no more; its connection is ended.
+    fn forget(&self, instance: &InstanceId);
+    /// Opens a tunnel. The head is the agent's answer; the stream then carries raw bytes.
+    async fn open_tunnel(
+        &self,
+        instance: &InstanceId,
+        request: TunnelRequest,
+    ) -> Result<(TunnelHead, DuplexStream), TunnelError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    #[error("the agent of instance {0} is not connected")]
+    NotConnected(InstanceId),
+    #[error("the agent of instance {0} did not answer in time")]
+    TimedOut(InstanceId),
+    #[error("the tunnel to instance {0} broke: {1}")]
+    Broken(InstanceId, String),
+}
+
+/// What the link tells the reconciler, over one bounded queue.
+#[derive(Debug)]
+pub enum AgentUpdate {
+    /// `holds`: the Pod and generation that it already runs.
+    Connected {
+        instance: InstanceId,
+        holds: Option<(PodUid, Generation)>,
+    },
+    Disconnected {
+        instance: InstanceId,
+    },
+    Report {
+        instance: InstanceId,
+        report: Box<PodReport>,
+    },
+    Event {
+        instance: InstanceId,
+        event: Box<AgentEvent>,
+    },
+}
+
+/// Makes a client token from what identifies a launch; the caller persists the inputs first.
+pub fn client_token(cluster: &str, batch: &str) -> ClientToken {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("{cluster}\n{batch}"));
+    ClientToken::new(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>())
+}
