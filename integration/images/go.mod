@@ -1,0 +1,3 @@
+module pilotlight.test/images
+
+go 1.26.0
