@@ -44,6 +44,19 @@ pub struct Unsupported {
     pub expected: String,
 }
 
+impl Unsupported {
+    /// status.reason of a Pod that is refused for this: kubelet's own where it refuses the same.
+    pub fn reason(&self) -> &'static str {
+        if self.field.contains(".sysctls[") {
+            "SysctlForbidden"
+        } else if self.field.ends_with(".appArmorProfile") {
+            "AppArmor"
+        } else {
+            "UnsupportedField"
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodSpec {
     /// In order; a sidecar is an init container with restartPolicy Always.
@@ -70,6 +83,8 @@ pub struct PodSpec {
     pub readiness_gates: Vec<String>,
     pub node_selector: Labels,
     pub overhead: Resources,
+    /// spec.resources.requests: where it says something, it takes the place of the containers' sum.
+    pub pod_requests: Resources,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -370,4 +385,35 @@ pub struct TerminationMessage {
     pub path: String,
     /// terminationMessagePolicy: FallbackToLogsOnError
     pub fallback_to_logs: bool,
+}
+
+impl PodSpec {
+    /// A Pod without containers: what is known of one whose spec was refused.
+    pub fn empty() -> Self {
+        Self {
+            init_containers: Vec::new(),
+            containers: Vec::new(),
+            volumes: Vec::new(),
+            restart_policy: RestartPolicy::Always,
+            termination_grace_seconds: 30,
+            active_deadline_seconds: None,
+            service_account: String::new(),
+            image_pull_secrets: Vec::new(),
+            enable_service_links: true,
+            hostname: None,
+            subdomain: None,
+            set_hostname_as_fqdn: false,
+            host_aliases: Vec::new(),
+            dns_policy: DnsPolicy::ClusterFirst,
+            dns_config: DnsConfig::default(),
+            host_network: false,
+            host_pid: false,
+            host_ipc: false,
+            share_process_namespace: false,
+            security: PodSecurity::default(),
+            readiness_gates: Vec::new(),
+            node_selector: Labels::new(),
+            overhead: Resources::default(),
+        }
+    }
 }
