@@ -1,5 +1,6 @@
 //! Compiles the protocol between provider and agents (needs `protoc`, as k8s-cri's build does).
 
 fn main() -> std::io::Result<()> {
-    tonic_prost_build::compile_protos("proto/agent.proto")
+    // Bytes instead of Vec<u8>: one encoded update is shared by all agents that it goes to.
+    tonic_prost_build::configure().bytes(".").compile_protos(&["proto/agent.proto"], &["proto"])
 }

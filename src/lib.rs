@@ -20,6 +20,7 @@ pub mod kubelet_api;
 pub mod model;
 pub mod ports;
 pub mod reconcile;
+pub mod retry;
 pub mod runtime;
 pub mod telemetry;
 
