@@ -20,24 +20,29 @@ import (
 // inside another network namespace.
 func forward(args []string) error {
 	flags := flag.NewFlagSet("forward", flag.ExitOnError)
-	listen := flags.String("listen", "127.0.0.1:0", "address to listen on, in the namespace of the caller")
+	host := flags.String("host", "127.0.0.1", "address to listen on, in the namespace of the caller")
 	netns := flags.String("netns", "", "file of the network namespace to dial in")
 	target := flags.String("target", "", "address to dial in that namespace")
-	portFile := flags.String("port-file", "", "file for the port listened on; one that is free is kept")
+	prefer := flags.Int("prefer", 0, "port to listen on if it is free; otherwise the kernel chooses")
+	portFile := flags.String("port-file", "", "file for the port listened on, written when it is")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 
-	listener, err := listenAgain(*listen, *portFile)
+	listener, err := net.Listen("tcp", net.JoinHostPort(*host, fmt.Sprint(*prefer)))
+	if err != nil && *prefer != 0 {
+		log.Print(err)
+		listener, err = net.Listen("tcp", net.JoinHostPort(*host, "0"))
+	}
+	if err != nil {
+		return err
+	}
+	open, err := socketsIn(*netns)
 	if err != nil {
 		return err
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	if err := write(*portFile, fmt.Appendln(nil, port), 0o644); err != nil {
-		return err
-	}
-	open, err := socketsIn(*netns)
-	if err != nil {
 		return err
 	}
 	log.Printf("%s -> %s in %s", listener.Addr(), *target, *netns)
@@ -59,26 +64,6 @@ func forward(args []string) error {
 			join(client.(*net.TCPConn), server.(*net.TCPConn))
 		}()
 	}
-}
-
-// listenAgain takes the port of the last time if nobody else has it now, so
-// that kubeconfigs given out stay good.
-func listenAgain(address, portFile string) (net.Listener, error) {
-	if last, err := os.ReadFile(portFile); err == nil {
-		var port int
-		if _, err := fmt.Sscan(string(last), &port); err == nil {
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			listener, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
-			if err == nil {
-				return listener, nil
-			}
-			log.Print(err)
-		}
-	}
-	return net.Listen("tcp", address)
 }
 
 // socketsIn returns a dialer whose sockets are in the given namespace. A
