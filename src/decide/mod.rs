@@ -1,1 +1,18 @@
-//! (being written)
+//! Every decision, pure: a snapshot and a time in, a plan with reasons out.
+//!
+//! No clock, id, random number or I/O in here: the same input always gives the same plan, so that a
+//! simulator can drive these functions through thousands of bad days.
+//!
+//! - [`placement`]: which Pod gets which instance; what to launch, what to release.
+//! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
+//! - [`status`]: what the API server should say of a Pod.
+//! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
+//! - [`containers`], [`probe`], [`backoff`]: what an agent does next to a Pod's containers.
+//! - [`services`]: what the service proxies must know.
+
+pub mod backoff;
+pub mod containers;
+pub mod lifecycle;
+pub mod placement;
+pub mod probe;
+pub mod status;
