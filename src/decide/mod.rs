@@ -12,7 +12,9 @@
 
 pub mod backoff;
 pub mod containers;
+pub mod desired;
 pub mod lifecycle;
 pub mod placement;
 pub mod probe;
+pub mod services;
 pub mod status;
