@@ -1,10 +1,10 @@
 //! PodIntent -> DesiredPod: every reference resolved, as the Pod's agent gets it.
 //!
 //! In: an intent's spec, what is known of the objects it refers to ([`Refs`], for which [`needs`] says
-//! what to watch) and what its instance and cluster lend it ([`PodFacts`]). Out: [`resolve`]'s
+//! what to watch) and what its instance and cluster lend it ([`NodeFacts`]). Out: [`resolve`]'s
 //! [`DesiredPod`]. The same input always gives the same output, in the same order; what is missing blocks
 //! a container or a volume with the words kubelet would use, and heals when [`resolve`] is called again.
-//! [`size`] is the other question one asks of a spec: how large a machine it wants.
+//! [`pod_size`] is the other question one asks of a spec: how large a machine it wants.
 //!
 //! ```text
 //!  PodSpec ──needs()──> names to watch ──(kube adapter)──> Refs ─┐
@@ -25,7 +25,7 @@ mod size;
 mod tests;
 
 pub use refs::{ConfigMap, Fetched, Needs, Refs, Secret, ServiceLink, ServiceLinkPort, TokenKey, needs};
-pub use size::size;
+pub use size::pod_size;
 
 use crate::model::{
     ContainerSpec, DesiredContainer, DesiredMount, DesiredPod, DesiredVolume, DesiredVolumeSource, DnsConfig,
@@ -36,7 +36,7 @@ use std::net::IpAddr;
 
 /// What a Pod gets from where it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodFacts {
+pub struct NodeFacts {
     /// The Pod's own address. None with hostNetwork, or while its instance has none.
     pub pod_ip: Option<IpAddr>,
     /// The addresses that status.hostIPs says, the first of them status.hostIP.
@@ -57,7 +57,7 @@ pub fn resolve(
     intent: &PodIntent,
     spec: &PodSpec,
     refs: &Refs,
-    facts: &PodFacts,
+    facts: &NodeFacts,
     generation: Generation,
     stop: Option<Stop>,
 ) -> DesiredPod {
@@ -94,7 +94,7 @@ struct PodView<'a> {
     intent: &'a PodIntent,
     spec: &'a PodSpec,
     refs: &'a Refs,
-    facts: &'a PodFacts,
+    facts: &'a NodeFacts,
 }
 
 fn container(pod: &PodView<'_>, spec: &ContainerSpec, blocked: Option<&str>) -> DesiredContainer {

@@ -7,7 +7,7 @@ use crate::model::{ContainerKind, PodSpec, Resources};
 /// The largest need of any moment: while an init container runs, it and the sidecars started before it;
 /// afterwards all sidecars and app containers. Then what the Pod as a whole asks for, and the overhead.
 /// None where nothing is asked for. Requests already default to limits.
-pub fn size(spec: &PodSpec) -> Resources {
+pub fn pod_size(spec: &PodSpec) -> Resources {
     let mut sidecars = Resources::default();
     let mut peak = Resources::default();
     for container in &spec.init_containers {
