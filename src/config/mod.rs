@@ -1,1 +1,45 @@
-//! (being written)
+//! The files a user edits, parsed and validated.
+//!
+//! YAML -> raw serde structs (unknown keys refused) -> [`ProviderConfig`], whose values are already
+//! checked. Every error names the file, the path of the key, what was wrong and what was expected.
+
+mod provider;
+mod raw;
+
+pub use provider::*;
+
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read: {source}", file.display())]
+    Unreadable { file: PathBuf, source: std::io::Error },
+    #[error("{}: {key}: {problem}", file.display())]
+    Invalid { file: PathBuf, key: String, problem: String },
+}
+
+impl ConfigError {
+    fn invalid(file: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { file: file.to_owned(), key: key.into(), problem: problem.into() }
+    }
+}
+
+fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    parse(file, &text)
+}
+
+fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
+    let mut key = String::from("(document)");
+    serde_saphyr::with_deserializer_from_str(text, |deserializer| {
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            if error.path().iter().next().is_some() {
+                key = error.path().to_string();
+            }
+            error.into_inner()
+        })
+    })
+    .map_err(|error| ConfigError::invalid(file, key.clone(), error.without_snippet().to_string()))
+}

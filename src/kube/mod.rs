@@ -1,1 +1,35 @@
-//! (being written)
+//! The Kubernetes adapter: API objects in, our words out, and back.
+//!
+//! - [`identity`]: certificates for a node. [`node`]: the Node object, its status and Lease.
+//! - [`pods`]: the watch on a node's own Pods. [`intent`]: Pod -> PodIntent, refusing loudly.
+//! - [`refs`]: ConfigMaps, Secrets and tokens that Pods refer to, watched while they do.
+//! - [`services`]: Services and EndpointSlices for the proxies.
+//! - [`writer`]: status patches and final deletes, coalesced. [`render`]: what they contain.
+//! - [`events`]: Events on Pods. [`reviews`]: who may call the kubelet API.
+//!
+//! Nothing outside this room knows k8s_openapi or kube.
+
+pub mod events;
+pub mod identity;
+pub mod intent;
+pub mod node;
+pub mod pods;
+pub mod refs;
+pub mod render;
+pub mod services;
+pub mod writer;
+
+/// A request that the API server did not grant.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not {operation} {object}")]
+pub struct KubeError {
+    operation: &'static str,
+    object: String,
+    source: Box<kube::Error>,
+}
+
+impl KubeError {
+    pub fn new(operation: &'static str, object: impl Into<String>, source: kube::Error) -> Self {
+        Self { operation, object: object.into(), source: Box::new(source) }
+    }
+}

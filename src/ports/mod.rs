@@ -1,11 +1,13 @@
 //! The traits through which decisions reach the world. Adapters implement them; nothing here does I/O.
 
+use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
-    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, PodReport, PodUid,
-    ServicesUpdate, TunnelHead, TunnelRequest,
+    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, NodeName, ObjectName,
+    PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest,
 };
 use async_trait::async_trait;
-use std::{net::IpAddr, sync::Arc};
+use jiff::Timestamp;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio::io::DuplexStream;
 
 /// A place to get machines from. One implementation a cloud; all pass the same contract tests.
@@ -107,6 +109,64 @@ pub enum AgentUpdate {
         instance: InstanceId,
         event: Box<AgentEvent>,
     },
+}
+
+/// A Pod as the API server's watch showed it.
+#[derive(Clone, Debug)]
+pub struct PodSeen {
+    pub intent: Arc<PodIntent>,
+    /// The status that the API server has, if a node wrote one.
+    pub status: Option<PodStatus>,
+    /// Every condition's type and whether it is True, for readiness gates.
+    pub gates: BTreeMap<String, bool>,
+    /// The object as JSON, for the kubelet API's /pods.
+    pub object: Arc<str>,
+}
+
+/// What the watch on a node's Pods tells the reconciler.
+#[derive(Debug)]
+pub enum PodUpdate {
+    Seen(Box<PodSeen>),
+    Gone(PodUid),
+    /// The first full list is through: what was not seen does not exist.
+    Synced(NodeName),
+}
+
+/// Writes what the API server should say of Pods. One writer; it coalesces, retries and never blocks.
+pub trait StatusSink: Send + Sync {
+    /// Writes this status soon; a later one for the same Pod replaces it.
+    fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: PodStatus);
+    /// Deletes the object for good, after any status that still waits.
+    fn delete(&self, node: &NodeName, name: &ObjectName, uid: &PodUid);
+}
+
+/// One thing that happened to a Pod, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodEvent {
+    pub node: NodeName,
+    pub pod: ObjectName,
+    pub uid: PodUid,
+    pub warning: bool,
+    /// CamelCase.
+    pub reason: String,
+    pub message: String,
+    /// `spec.containers{name}`
+    pub field_path: Option<String>,
+}
+
+/// Takes events; may drop some under load, and counts what it dropped.
+pub trait EventSink: Send + Sync {
+    fn record(&self, event: PodEvent, at: Timestamp);
+}
+
+/// What Pods refer to: ConfigMaps, Secrets, service-account tokens, the Services of their namespace.
+/// Watched only while a Pod uses it. Says by a queue given at construction which Pods have changed refs.
+pub trait RefSource: Send + Sync {
+    /// Follows what this Pod refers to, from now on. Idempotent.
+    fn follow(&self, pod: &Arc<PodIntent>);
+    fn forget(&self, pod: &PodUid);
+    /// None until everything was looked up once (found or missing).
+    fn refs(&self, pod: &PodUid) -> Option<Arc<Refs>>;
 }
 
 /// Makes a client token from what identifies a launch; the caller persists the inputs first.

@@ -1,1 +1,100 @@
-//! (being written)
+//! Logs by tracing, metrics in Prometheus text.
+//!
+//! Logs: human on a terminal, JSON with `--log-format json`; the level by PILOTLIGHT_LOG (as
+//! tracing-subscriber's EnvFilter reads it). Metrics: [`Metrics`] is cheap to clone; [`Metrics::text`]
+//! renders all of it in the OpenMetrics text format.
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use std::sync::Arc;
+use tracing_subscriber::{EnvFilter, prelude::*};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+/// Starts logging to standard error. Once a process.
+pub fn init_logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("PILOTLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+}
+
+/// Everything that is counted.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    pods: Gauge,
+    instances_bound: Gauge,
+    instances_free: Gauge,
+    launches: Counter,
+    launched: Counter,
+    launch_failures: Counter,
+    pub pod_start: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("pilotlight");
+        let pods = Gauge::default();
+        registry.register("pods", "Pods bound to our nodes", pods.clone());
+        let instances_bound = Gauge::default();
+        registry.register("instances_bound", "Instances that a Pod is bound to", instances_bound.clone());
+        let instances_free = Gauge::default();
+        registry.register("instances_free", "Instances without a Pod: booting or on standby", instances_free.clone());
+        let launches = Counter::default();
+        registry.register("launch_calls", "Launch calls to the cloud", launches.clone());
+        let launched = Counter::default();
+        registry.register("instances_asked", "Instances asked of the cloud", launched.clone());
+        let launch_failures = Counter::default();
+        registry.register("launch_failures", "Launch calls that failed", launch_failures.clone());
+        // From a warm start (tenths of a second) to a cloud's boot (tens of seconds).
+        let pod_start = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
+        registry.register("pod_start_seconds", "From a Pod's creation to Running, as first seen", pod_start.clone());
+        Self {
+            registry: Arc::new(registry),
+            pods,
+            instances_bound,
+            instances_free,
+            launches,
+            launched,
+            launch_failures,
+            pod_start,
+        }
+    }
+}
+
+impl Metrics {
+    pub fn set_counts(&self, pods: usize, bound: usize, free: usize) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.pods.set(number(pods));
+        self.instances_bound.set(number(bound));
+        self.instances_free.set(number(free));
+    }
+
+    pub fn launch(&self, instances: u32) {
+        self.launches.inc();
+        self.launched.inc_by(u64::from(instances));
+    }
+
+    pub fn launch_failed(&self) {
+        self.launch_failures.inc();
+    }
+
+    /// All of it, in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        text
+    }
+}

@@ -1,0 +1,274 @@
+//! provider.yaml with the catalog it names, validated.
+
+use super::{ConfigError, raw};
+use crate::decide::placement::Pool;
+use crate::model::{InstanceType, NodeName, parse_milli, parse_units};
+use jiff::{SignedDuration, Span};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Everything `pilotlight node` is told.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// Names what is ours in the cloud; lower-case letters, digits and dashes.
+    pub cluster: String,
+    /// None: in-cluster, or KUBECONFIG.
+    pub kubeconfig: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    /// The nodes' InternalIP: where the API server finds their kubelet ports.
+    pub address: IpAddr,
+    pub region: String,
+    pub nodes: Vec<NodeConfig>,
+    pub limits: Limits,
+    pub agents_listen: SocketAddr,
+    pub registration_timeout: SignedDuration,
+    pub dns_server: IpAddr,
+    pub dns_domain: String,
+    pub cloud: CloudConfig,
+    pub types: Vec<InstanceType>,
+    pub standby: BTreeMap<Pool, u32>,
+    pub default_cpu_millis: u64,
+    pub default_memory_bytes: u64,
+    pub reserved_memory_bytes: u64,
+    pub keep_completed_pods: SignedDuration,
+    pub telemetry_listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub name: NodeName,
+    pub zone: String,
+    pub kubelet_port: u16,
+}
+
+/// A node's capacity.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    pub pods: u32,
+}
+
+#[derive(Clone, Debug)]
+pub enum CloudConfig {
+    Local(LocalConfig),
+}
+
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    pub bridge: String,
+    pub bridge_address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub machine_image: Option<PathBuf>,
+    pub bin_dir: PathBuf,
+    pub cni_bin_dir: PathBuf,
+    pub agent: Option<PathBuf>,
+    pub sandbox_image: String,
+    pub insecure_registries: Vec<String>,
+}
+
+impl ProviderConfig {
+    /// Reads and validates `file` and the catalog it names. Relative paths are taken from `file`'s
+    /// directory.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::validate(file, super::read(file)?)
+    }
+
+    fn validate(file: &Path, raw: raw::Provider) -> Result<Self, ConfigError> {
+        let check = Checker { file };
+        let base = file.parent().unwrap_or(Path::new("."));
+        let catalog_file = base.join(&raw.catalog);
+        let types = catalog(&catalog_file)?;
+        check.label("cluster", &raw.cluster)?;
+        check.label("region", &raw.region)?;
+        if raw.nodes.is_empty() {
+            return Err(check.error("nodes", "is empty: expected at least one zone"));
+        }
+        let mut zones = BTreeSet::new();
+        let mut ports = BTreeSet::new();
+        let mut nodes = Vec::new();
+        for (index, node) in raw.nodes.into_iter().enumerate() {
+            check.label(&format!("nodes[{index}].zone"), &node.zone)?;
+            if !zones.insert(node.zone.clone()) {
+                return Err(check.error(format!("nodes[{index}].zone"), format!("{:?} is given twice", node.zone)));
+            }
+            if !ports.insert(node.kubelet_port) {
+                let problem = format!("{} is given twice: each node needs its own", node.kubelet_port);
+                return Err(check.error(format!("nodes[{index}].kubeletPort"), problem));
+            }
+            let name = NodeName::new(format!("pilotlight-{}", node.zone));
+            nodes.push(NodeConfig { name, zone: node.zone, kubelet_port: node.kubelet_port });
+        }
+        let mut standby = BTreeMap::new();
+        for (index, entry) in raw.standby.into_iter().enumerate() {
+            if !types.iter().any(|t| t.name == entry.instance_type) {
+                let problem = format!("{:?} is not in {}", entry.instance_type, catalog_file.display());
+                return Err(check.error(format!("standby[{index}].instanceType"), problem));
+            }
+            if !zones.contains(&entry.zone) {
+                let problem = format!("{:?} is none of the zones under nodes", entry.zone);
+                return Err(check.error(format!("standby[{index}].zone"), problem));
+            }
+            standby.insert(Pool { zone: entry.zone, instance_type: entry.instance_type }, entry.count);
+        }
+        Ok(Self {
+            cluster: raw.cluster,
+            kubeconfig: raw.kubeconfig.map(|path| base.join(path)),
+            state_dir: base.join(raw.state_dir),
+            address: raw.address,
+            region: raw.region,
+            nodes,
+            limits: Limits {
+                cpu_millis: check.cpu("limits.cpu", &raw.limits.cpu)?,
+                memory_bytes: check.bytes("limits.memory", &raw.limits.memory)?,
+                pods: raw.limits.pods,
+            },
+            agents_listen: raw.agents.listen,
+            registration_timeout: check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?,
+            dns_server: raw.dns.server,
+            dns_domain: raw.dns.domain,
+            cloud: match raw.cloud {
+                raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
+            },
+            types,
+            standby,
+            default_cpu_millis: check.cpu("defaults.cpu", &raw.defaults.cpu)?,
+            default_memory_bytes: check.bytes("defaults.memory", &raw.defaults.memory)?,
+            reserved_memory_bytes: check.bytes("defaults.reservedMemory", &raw.defaults.reserved_memory)?,
+            keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
+            telemetry_listen: raw.telemetry.listen,
+        })
+    }
+}
+
+fn local_cloud(check: &Checker, base: &Path, raw: raw::Local) -> Result<LocalConfig, ConfigError> {
+    let expected = "expected the bridge's address with its prefix, such as 10.72.0.1/16";
+    let subnet = || check.error("cloud.local.subnet", format!("{:?}: {expected}", raw.subnet));
+    let (address, prefix) = raw.subnet.split_once('/').ok_or_else(subnet)?;
+    let bridge_address: Ipv4Addr = address.parse().map_err(|_| subnet())?;
+    let prefix_len: u8 = prefix.parse().ok().filter(|n| (8..=29).contains(n)).ok_or_else(subnet)?;
+    // IFNAMSIZ is 16 with the terminating zero (linux/if.h).
+    if raw.bridge.is_empty() || raw.bridge.len() > 15 || raw.bridge.contains(['/', ' ']) {
+        let problem = format!("{:?}: expected an interface name of 1 to 15 characters", raw.bridge);
+        return Err(check.error("cloud.local.bridge", problem));
+    }
+    Ok(LocalConfig {
+        bridge: raw.bridge,
+        bridge_address,
+        prefix_len,
+        machine_image: raw.machine_image.map(|path| base.join(path)),
+        bin_dir: base.join(raw.bin_dir),
+        cni_bin_dir: base.join(raw.cni_bin_dir),
+        agent: raw.agent.map(|path| base.join(path)),
+        sandbox_image: raw.sandbox_image,
+        insecure_registries: raw.insecure_registries,
+    })
+}
+
+fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
+    let raw: raw::Catalog = super::read(file)?;
+    let check = Checker { file };
+    let mut names = BTreeSet::new();
+    raw.types
+        .into_iter()
+        .enumerate()
+        .map(|(index, raw)| {
+            let key = |field: &str| format!("types[{index}].{field}");
+            if raw.name.is_empty() || !names.insert(raw.name.clone()) {
+                return Err(check.error(key("name"), format!("{:?} is empty or given twice", raw.name)));
+            }
+            Ok(InstanceType {
+                cpu_millis: check.cpu(&key("cpu"), &raw.cpu)?,
+                memory_bytes: check.bytes(&key("memory"), &raw.memory)?,
+                price: raw.price.parse().map_err(|e: crate::model::PriceError| check.error(key("price"), e.to_string()))?,
+                name: raw.name,
+            })
+        })
+        .collect()
+}
+
+struct Checker<'a> {
+    file: &'a Path,
+}
+
+impl Checker<'_> {
+    fn error(&self, key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError::invalid(self.file, key, problem)
+    }
+
+    fn cpu(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+        let expected = "expected a quantity of CPUs above zero, such as 2 or 500m";
+        parse_milli(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+        let expected = "expected a quantity of bytes above zero, such as 512Mi or 4Gi";
+        parse_units(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    fn duration(&self, key: &str, text: &str) -> Result<SignedDuration, ConfigError> {
+        let expected = "expected a duration such as 30s, 10m or 1h30m";
+        text.parse::<Span>()
+            .ok()
+            .and_then(|span| SignedDuration::try_from(span).ok())
+            .filter(|duration| !duration.is_negative())
+            .ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    /// A name that can stand in a node's name, a label's value and a path (RFC 1123).
+    fn label(&self, key: &str, text: &str) -> Result<(), ConfigError> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let fine = (1..=40).contains(&text.len())
+            && text.bytes().all(inner)
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        let expected = "expected 1 to 40 lower-case letters, digits and dashes, none at the ends";
+        if fine { Ok(()) } else { Err(self.error(key, format!("{text:?}: {expected}"))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("../../provider-config/provider.yaml");
+
+    /// Loads the shipped example with `from` replaced by `to`, and says how it is refused.
+    fn refusal(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "{from:?} is not in the example");
+        let text = GOOD.replacen(from, to, 1);
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider.yaml"));
+        let error = super::super::parse(file, &text).and_then(|raw| ProviderConfig::validate(file, raw));
+        error.expect_err("it should have been refused").to_string()
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider.yaml"));
+        let config = ProviderConfig::load(file).expect("valid");
+        assert_eq!(config.nodes[0].name.as_str(), "pilotlight-local-a");
+        assert!(config.types.len() > 3);
+    }
+
+    #[test]
+    fn every_broken_key_is_named_with_what_was_expected() {
+        for (from, to, key, expected) in [
+            ("cluster: dev", "cluster: Dev_1", "cluster", "lower-case"),
+            ("cluster: dev", "clutser: dev", "clutser", "unknown field"),
+            ("kubeletPort: 10260", "kubeletPort: many", "nodes[0].kubeletPort", "u16"),
+            ("cpu: 64", "cpu: -1", "limits.cpu", "quantity"),
+            ("memory: 128Gi", "memory: lots", "limits.memory", "quantity"),
+            ("pods: 110", "pods: 1e99", "limits.pods", "u32"),
+            ("subnet: 10.72.0.1/16", "subnet: 10.72.0.1", "cloud.local.subnet", "prefix"),
+            ("keepCompletedPods: 10m", "keepCompletedPods: soon", "keepCompletedPods", "duration"),
+            ("listen: 10.72.0.1:10255", "listen: nowhere", "agents.listen", "socket address"),
+            ("catalog: catalog.yaml", "catalog: nothing.yaml", "nothing.yaml", "cannot be read"),
+        ] {
+            let refusal = refusal(from, to);
+            assert!(refusal.contains(key) && refusal.contains(expected), "{to}: {refusal}");
+        }
+    }
+}

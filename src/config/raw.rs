@@ -1,0 +1,135 @@
+//! The shape of provider.yaml and catalog.yaml as written, before validation.
+
+use serde::Deserialize;
+use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Provider {
+    pub cluster: String,
+    pub kubeconfig: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    pub address: IpAddr,
+    pub region: String,
+    pub nodes: Vec<Node>,
+    pub limits: Limits,
+    pub agents: Agents,
+    pub dns: Dns,
+    pub cloud: Cloud,
+    pub catalog: PathBuf,
+    #[serde(default)]
+    pub standby: Vec<Standby>,
+    #[serde(default)]
+    pub defaults: Defaults,
+    #[serde(default = "keep_completed")]
+    pub keep_completed_pods: String,
+    #[serde(default)]
+    pub telemetry: Telemetry,
+}
+
+fn keep_completed() -> String {
+    "10m".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Node {
+    pub zone: String,
+    pub kubelet_port: u16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Limits {
+    pub cpu: String,
+    pub memory: String,
+    pub pods: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Agents {
+    pub listen: SocketAddr,
+    /// How long an instance may take from its launch to its agent's first connection.
+    #[serde(default = "registration_timeout")]
+    pub registration_timeout: String,
+}
+
+fn registration_timeout() -> String {
+    "2m".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Dns {
+    pub server: IpAddr,
+    pub domain: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum Cloud {
+    Local(Local),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Local {
+    pub bridge: String,
+    /// The bridge's own address with its prefix: `10.72.0.1/16`.
+    pub subnet: String,
+    pub machine_image: Option<PathBuf>,
+    pub bin_dir: PathBuf,
+    pub cni_bin_dir: PathBuf,
+    pub agent: Option<PathBuf>,
+    pub sandbox_image: String,
+    /// Registries spoken to by plain HTTP, as host:port.
+    #[serde(default)]
+    pub insecure_registries: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Standby {
+    pub instance_type: String,
+    pub zone: String,
+    pub count: u32,
+}
+
+/// For Pods that request nothing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Defaults {
+    pub cpu: String,
+    pub memory: String,
+    /// What an instance keeps for itself.
+    pub reserved_memory: String,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { cpu: "250m".to_owned(), memory: "256Mi".to_owned(), reserved_memory: "128Mi".to_owned() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Telemetry {
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Catalog {
+    pub types: Vec<CatalogType>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CatalogType {
+    pub name: String,
+    pub cpu: String,
+    pub memory: String,
+    /// Dollars an hour, on demand, as text.
+    pub price: String,
+}

@@ -1,0 +1,222 @@
+//! The virtual node's own objects: Node, its status, its Lease.
+//!
+//! Registered and renewed under the node's identity, at a kubelet's cadence
+//! (pkg/kubelet/kubelet_node_status.go): Lease every 10 s, status on change or every 5 min.
+
+use super::KubeError;
+use crate::config::{Limits, NodeConfig};
+use crate::model::NodeName;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use std::{net::IpAddr, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// nodeLeaseDurationSeconds and a quarter of it: the kubelet's defaults.
+const LEASE_SECONDS: u64 = 40;
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+const STATUS_EVERY: Duration = Duration::from_secs(300);
+
+/// The taint that keeps everything away that doesn't ask for us.
+pub const TAINT: &str = "virtual-kubelet.io/provider";
+
+/// The Kubernetes release whose kubelet this behaves as. The API server's version-skew checks read it.
+pub const KUBELET_VERSION: &str = concat!("v1.37.0-pilotlight.", env!("CARGO_PKG_VERSION"));
+
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    pub node: NodeConfig,
+    pub region: String,
+    pub address: IpAddr,
+    pub limits: Limits,
+    pub cluster: String,
+}
+
+/// Whether the node can take Pods, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    pub ready: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+impl Readiness {
+    pub fn ready() -> Self {
+        Self {
+            ready: true,
+            reason: "PilotlightReady".to_owned(),
+            message: "the provider runs and its cloud answers".to_owned(),
+        }
+    }
+}
+
+fn object(facts: &NodeFacts) -> Node {
+    let name = &facts.node.name;
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name,
+            "labels": {
+                "type": "virtual-kubelet",
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+                "kubernetes.io/role": "agent",
+                "topology.kubernetes.io/region": facts.region,
+                "topology.kubernetes.io/zone": facts.node.zone,
+                "node.kubernetes.io/exclude-from-external-load-balancers": "true",
+            },
+        },
+        "spec": {
+            // A scheme of our own: a cloud controller that knows only its own scheme leaves it alone.
+            "providerID": format!("pilotlight://{}/{}", facts.cluster, facts.node.zone),
+            "taints": [{ "key": TAINT, "value": "pilotlight", "effect": "NoSchedule" }],
+        },
+    }))
+    .expect("a node of this shape is valid")
+}
+
+fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Timestamp) -> Value {
+    let capacity = json!({
+        "cpu": format!("{}m", facts.limits.cpu_millis),
+        "memory": facts.limits.memory_bytes.to_string(),
+        "pods": facts.limits.pods.to_string(),
+        "ephemeral-storage": "1Ti",
+    });
+    let fine = |kind: &str, reason: &str| condition(kind, false, reason, "", since, now);
+    json!({ "status": {
+        "capacity": capacity,
+        "allocatable": capacity,
+        "addresses": [
+            { "type": "InternalIP", "address": facts.address },
+            { "type": "Hostname", "address": facts.node.name },
+        ],
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": facts.node.kubelet_port } },
+        "nodeInfo": {
+            "architecture": "amd64",
+            "operatingSystem": "linux",
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": "",
+            "containerRuntimeVersion": "containerd://2.2",
+            "osImage": "Pilotlight virtual node",
+            "kernelVersion": "virtual",
+            "machineID": facts.node.name,
+            "systemUUID": facts.node.name,
+            "bootID": facts.node.name,
+        },
+        "conditions": [
+            condition("Ready", readiness.ready, &readiness.reason, &readiness.message, since, now),
+            fine("MemoryPressure", "InstancePerPod"),
+            fine("DiskPressure", "InstancePerPod"),
+            fine("PIDPressure", "InstancePerPod"),
+        ],
+    }})
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: &str, since: Timestamp, now: Timestamp) -> Value {
+    let time = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "type": kind,
+        "status": if holds { "True" } else { "False" },
+        "reason": reason,
+        "message": message,
+        "lastHeartbeatTime": time(now),
+        "lastTransitionTime": time(since),
+    })
+}
+
+/// Registers the node and keeps it alive until cancelled. `readiness` decides the Ready condition.
+pub async fn keep(
+    client: Client,
+    facts: NodeFacts,
+    mut readiness: watch::Receiver<Readiness>,
+    cancel: CancellationToken,
+) -> Result<(), KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let name = facts.node.name.clone();
+    let node = register(&nodes, &facts).await?;
+    let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
+    let owner = node.metadata.uid.clone().unwrap_or_default();
+    let mut current = readiness.borrow_and_update().clone();
+    let mut since = Timestamp::now();
+    write_status(&nodes, &facts, &current, since).await;
+    let mut status_due = tokio::time::Instant::now() + STATUS_EVERY;
+    let mut renew = tokio::time::interval(RENEW_EVERY);
+    renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            _ = renew.tick() => {
+                if let Err(error) = renew_lease(&leases, &name, &owner).await {
+                    tracing::warn!(node = %name, error = &error as &dyn std::error::Error, "the node's lease was not renewed");
+                }
+            }
+            () = tokio::time::sleep_until(status_due) => {
+                write_status(&nodes, &facts, &current, since).await;
+                status_due = tokio::time::Instant::now() + STATUS_EVERY;
+            }
+            changed = readiness.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let next = readiness.borrow_and_update().clone();
+                if next.ready != current.ready {
+                    since = Timestamp::now();
+                }
+                current = next;
+                write_status(&nodes, &facts, &current, since).await;
+            }
+        }
+    }
+}
+
+async fn register(nodes: &Api<Node>, facts: &NodeFacts) -> Result<Node, KubeError> {
+    let name = facts.node.name.as_str();
+    let wanted = object(facts);
+    match nodes.create(&PostParams::default(), &wanted).await {
+        Ok(node) => {
+            tracing::info!(node = name, "registered");
+            Ok(node)
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            // It exists from before. Labels may have changed; a node may not touch its taints.
+            let labels = json!({ "metadata": { "labels": wanted.metadata.labels } });
+            nodes
+                .patch(name, &PatchParams::default(), &Patch::Strategic(labels))
+                .await
+                .map_err(|source| KubeError::new("patch", format!("node {name}"), source))
+        }
+        Err(source) => Err(KubeError::new("create", format!("node {name}"), source)),
+    }
+}
+
+async fn write_status(nodes: &Api<Node>, facts: &NodeFacts, readiness: &Readiness, since: Timestamp) {
+    let name = facts.node.name.as_str();
+    let patch = status(facts, readiness, since, Timestamp::now());
+    if let Err(error) = nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        tracing::warn!(node = name, error = &error as &dyn std::error::Error, "the node's status was not written");
+    }
+}
+
+async fn renew_lease(leases: &Api<Lease>, node: &NodeName, owner: &str) -> Result<(), kube::Error> {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let spec = json!({ "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+    let patch = json!({ "spec": spec });
+    match leases.patch(node.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let lease: Lease = serde_json::from_value(json!({
+                "metadata": {
+                    "name": node,
+                    "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": owner }],
+                },
+                "spec": spec,
+            }))
+            .expect("a lease of this shape is valid");
+            leases.create(&PostParams::default(), &lease).await.map(drop)
+        }
+        other => other.map(drop),
+    }
+}

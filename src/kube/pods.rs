@@ -1,0 +1,77 @@
+//! The watch on one node's own Pods.
+//!
+//! One watch a node, with `spec.nodeName=<node>`: all that the Node authorizer allows. Pods become
+//! [`PodSeen`]; a Pod that vanished while the watch was broken is reported gone after the next full
+//! list, never before.
+
+use super::intent::pod_intent;
+use super::render::{gates, observed_status};
+use crate::model::{NodeName, PodUid};
+use crate::ports::{PodSeen, PodUpdate};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Runs until cancelled, or until nobody listens.
+pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpdate>, cancel: CancellationToken) {
+    let pods: Api<Pod> = Api::all(client);
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let mut stream = watcher(pods, config).default_backoff().boxed();
+    let mut known: BTreeSet<PodUid> = BTreeSet::new();
+    let mut listed: BTreeSet<PodUid> = BTreeSet::new();
+    loop {
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            event = stream.next() => event,
+        };
+        let mut out = Vec::new();
+        match event {
+            None => return,
+            Some(Err(error)) => {
+                tracing::warn!(%node, error = &error as &dyn std::error::Error, "the watch on pods broke; it is tried again");
+            }
+            Some(Ok(watcher::Event::Init)) => listed.clear(),
+            Some(Ok(watcher::Event::InitApply(pod))) => {
+                if let Some(seen) = seen(pod) {
+                    listed.insert(seen.intent.uid.clone());
+                    out.push(PodUpdate::Seen(Box::new(seen)));
+                }
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                out.extend(known.difference(&listed).cloned().map(PodUpdate::Gone));
+                known = std::mem::take(&mut listed);
+                out.push(PodUpdate::Synced(node.clone()));
+            }
+            Some(Ok(watcher::Event::Apply(pod))) => {
+                if let Some(seen) = seen(pod) {
+                    known.insert(seen.intent.uid.clone());
+                    out.push(PodUpdate::Seen(Box::new(seen)));
+                }
+            }
+            Some(Ok(watcher::Event::Delete(pod))) => {
+                if let Some(uid) = pod.metadata.uid.map(PodUid::new) {
+                    known.remove(&uid);
+                    out.push(PodUpdate::Gone(uid));
+                }
+            }
+        }
+        for update in out {
+            if updates.send(update).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn seen(mut pod: Pod) -> Option<PodSeen> {
+    // The largest part of a Pod, and of no use to us.
+    pod.metadata.managed_fields = None;
+    let intent = Arc::new(pod_intent(&pod)?);
+    let object = serde_json::to_string(&pod).ok()?.into();
+    Some(PodSeen { intent, status: observed_status(&pod), gates: gates(&pod), object })
+}

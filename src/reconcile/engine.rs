@@ -1,0 +1,257 @@
+//! Carries out what the [`World`] decides. It chooses nothing.
+
+use super::world::{Effect, Fact, World, WorldConfig};
+use super::{Directory, DirectoryEntry};
+use crate::decide::placement::Pool;
+use crate::model::{Generation, InstanceId, LaunchRequest, NodeName, PodUid, Purchase, tag};
+use crate::ports::{
+    AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSource, StatusSink, client_token,
+};
+use crate::telemetry::Metrics;
+use jiff::Timestamp;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Facts taken up before deciding: a burst of Pods is placed together.
+const BATCH: usize = 512;
+/// How long the first of a burst waits for the others.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often the cloud is asked for all instances.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(2);
+
+/// What the engine needs of the world outside.
+pub struct EngineConfig {
+    pub cluster: String,
+    pub world: WorldConfig,
+    pub cloud: Arc<dyn Cloud>,
+    pub link: Arc<dyn AgentLink>,
+    pub status: Arc<dyn StatusSink>,
+    pub events: Arc<dyn EventSink>,
+    pub refs: Arc<dyn RefSource>,
+    pub directory: Directory,
+    pub metrics: Metrics,
+    /// Whether the cloud answers: the nodes' readiness.
+    pub cloud_answers: watch::Sender<Result<(), String>>,
+}
+
+/// The queues that feed it.
+pub struct Input {
+    pub pods: mpsc::Receiver<PodUpdate>,
+    pub agents: mpsc::Receiver<AgentUpdate>,
+    pub refs: mpsc::UnboundedReceiver<PodUid>,
+}
+
+pub struct Engine {
+    config: EngineConfig,
+    input: Input,
+    results: mpsc::Receiver<Fact>,
+    reply: mpsc::Sender<Fact>,
+    tasks: TaskTracker,
+    /// Connections of agents whose instance is not known yet.
+    early: BTreeMap<InstanceId, Option<(PodUid, Generation)>>,
+}
+
+impl Engine {
+    pub fn new(config: EngineConfig, input: Input) -> Self {
+        let (reply, results) = mpsc::channel(1024);
+        Self { config, input, results, reply, tasks: TaskTracker::new(), early: BTreeMap::new() }
+    }
+
+    /// Runs until cancelled.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut world = World::new(self.config.world.clone(), Timestamp::now());
+        let mut describe = tokio::time::interval(DESCRIBE_EVERY);
+        describe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pods = Vec::with_capacity(BATCH);
+        let mut agents = Vec::with_capacity(BATCH);
+        let mut refs = Vec::with_capacity(BATCH);
+        let mut results = Vec::with_capacity(BATCH);
+        loop {
+            let wake = sleep_until(world.next_wake());
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                _ = self.input.pods.recv_many(&mut pods, BATCH) => {
+                    // A Deployment's Pods come within milliseconds of each other: one launch for all.
+                    tokio::time::sleep(GATHER).await;
+                    while pods.len() < BATCH && let Ok(update) = self.input.pods.try_recv() {
+                        pods.push(update);
+                    }
+                }
+                _ = self.input.agents.recv_many(&mut agents, BATCH) => {}
+                _ = self.input.refs.recv_many(&mut refs, BATCH) => {}
+                _ = self.results.recv_many(&mut results, BATCH) => {}
+                _ = describe.tick() => self.describe(world.begin_round()),
+                () = wake => {}
+            }
+            let now = Timestamp::now();
+            for fact in results.drain(..) {
+                self.cloud_health(&fact);
+                world.apply(fact, now);
+            }
+            self.admit_early(&mut world, now);
+            for update in pods.drain(..) {
+                world.apply(pod_fact(update), now);
+            }
+            for update in agents.drain(..) {
+                self.agent(&mut world, update, now);
+            }
+            refs.sort();
+            refs.dedup();
+            for uid in refs.drain(..) {
+                if let Some(found) = self.config.refs.refs(&uid) {
+                    world.apply(Fact::Refs(uid, found), now);
+                }
+            }
+            for effect in world.decide(now) {
+                self.carry_out(effect);
+            }
+            let (pods, bound, free) = world.counts();
+            self.config.metrics.set_counts(pods, bound, free);
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn agent(&mut self, world: &mut World, update: AgentUpdate, now: Timestamp) {
+        let fact = match update {
+            // An agent may be quicker than the answer of the call that launched it.
+            AgentUpdate::Connected { instance, holds } if !world.knows_instance(&instance) => {
+                self.early.insert(instance, holds);
+                return;
+            }
+            AgentUpdate::Connected { instance, holds } => Fact::Connected { instance, holds },
+            AgentUpdate::Disconnected { instance } => {
+                self.early.remove(&instance);
+                Fact::Disconnected(instance)
+            }
+            AgentUpdate::Report { instance, report } => Fact::Report { instance, report },
+            AgentUpdate::Event { instance, event } => Fact::AgentEvent { instance, event },
+        };
+        world.apply(fact, now);
+    }
+
+    fn admit_early(&mut self, world: &mut World, now: Timestamp) {
+        for (instance, holds) in std::mem::take(&mut self.early) {
+            if world.knows_instance(&instance) {
+                world.apply(Fact::Connected { instance, holds }, now);
+            } else {
+                self.early.insert(instance, holds);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Status { node, name, uid, status } => self.config.status.status(&node, &name, &uid, *status),
+            Effect::Delete { node, name, uid } => self.config.status.delete(&node, &name, &uid),
+            Effect::Event(event, at) => self.config.events.record(event, at),
+            Effect::Follow(intent) => self.config.refs.follow(&intent),
+            Effect::Forget(uid) => self.config.refs.forget(&uid),
+            Effect::Desired(instance, desired) => self.config.link.set_desired(&instance, desired),
+            Effect::ForgetAgent(instance) => self.config.link.forget(&instance),
+            Effect::Launch(pool, count) => self.launch(pool, count),
+            Effect::Terminate(ids) => self.terminate(ids),
+            Effect::List { name, entry } => self.list(&name, entry),
+            Effect::Unlist { name, uid } => self.config.directory.remove(&name, &uid),
+        }
+    }
+
+    fn list(&self, name: &crate::model::ObjectName, entry: DirectoryEntry) {
+        self.config.directory.set(name, entry);
+    }
+
+    fn describe(&self, round: u64) {
+        let cloud = Arc::clone(&self.config.cloud);
+        let reply = self.reply.clone();
+        let answers = self.config.cloud_answers.clone();
+        self.tasks.spawn(async move {
+            match cloud.describe().await {
+                Ok(records) => drop(reply.send(Fact::Instances { round, records }).await),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the cloud did not describe its instances");
+                    answers.send_if_modified(|known| {
+                        let next = Err(error.to_string());
+                        let changed = *known != next;
+                        *known = next;
+                        changed
+                    });
+                }
+            }
+        });
+    }
+
+    fn cloud_health(&self, fact: &Fact) {
+        if let Fact::Instances { .. } = fact {
+            self.config.cloud_answers.send_if_modified(|known| std::mem::replace(known, Ok(())).is_err());
+        }
+    }
+
+    fn launch(&self, pool: Pool, count: u32) {
+        let cloud = Arc::clone(&self.config.cloud);
+        let reply = self.reply.clone();
+        let cluster = self.config.cluster.clone();
+        let metrics = self.config.metrics.clone();
+        let node = node_of(&self.config.world.zones, &pool.zone);
+        self.tasks.spawn(async move {
+            let batch = format!("{:016x}", rand::random::<u64>());
+            let request = LaunchRequest {
+                client_token: client_token(&cluster, &batch),
+                instance_type: pool.instance_type.clone(),
+                zone: pool.zone.clone(),
+                purchase: Purchase::OnDemand,
+                count,
+                tags: [(tag::CLUSTER, cluster), (tag::NODE, node), (tag::BATCH, batch), (tag::CLASS, "default".to_owned())]
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .into(),
+            };
+            metrics.launch(count);
+            let (records, failure) = match cloud.launch(&request).await {
+                Ok(records) => {
+                    tracing::info!(asked = count, got = records.len(), instance_type = %pool.instance_type, zone = %pool.zone, "launched");
+                    (records, None)
+                }
+                Err(error) => {
+                    metrics.launch_failed();
+                    tracing::warn!(error = &error as &dyn std::error::Error, instance_type = %pool.instance_type, "a launch failed");
+                    (Vec::new(), Some(error.to_string()))
+                }
+            };
+            drop(reply.send(Fact::Launched { pool, asked: count, records, failure }).await);
+        });
+    }
+
+    fn terminate(&self, ids: Vec<InstanceId>) {
+        let cloud = Arc::clone(&self.config.cloud);
+        let reply = self.reply.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = cloud.terminate(&ids).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, ?ids, "instances were not terminated; trying again");
+                tokio::time::sleep(DESCRIBE_EVERY).await;
+                drop(reply.send(Fact::NotTerminated(ids)).await);
+            }
+        });
+    }
+}
+
+fn node_of(zones: &BTreeMap<NodeName, String>, zone: &str) -> String {
+    zones.iter().find(|(_, z)| *z == zone).map(|(node, _)| node.to_string()).unwrap_or_default()
+}
+
+fn pod_fact(update: PodUpdate) -> Fact {
+    match update {
+        PodUpdate::Seen(seen) => Fact::Seen(seen),
+        PodUpdate::Gone(uid) => Fact::Gone(uid),
+        PodUpdate::Synced(node) => Fact::Synced(node),
+    }
+}
+
+async fn sleep_until(at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            let wait = at.duration_since(Timestamp::now());
+            tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
+    }
+}
