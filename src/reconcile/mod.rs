@@ -22,4 +22,4 @@ mod world;
 
 pub use directory::{Directory, DirectoryEntry};
 pub use engine::{Engine, EngineConfig, Input};
-pub use world::World;
+pub use world::{World, WorldConfig};

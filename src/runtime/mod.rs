@@ -1,1 +1,10 @@
-//! (being written)
+//! The wiring: what is made of what, who runs where, how it stops.
+//!
+//! - [`cli`]: arguments to calls, errors to exit codes.
+//! - [`provider`]: `pilotlight node`.
+//! - [`status`]: `pilotlight status`.
+
+pub mod cli;
+mod http;
+mod provider;
+mod status;

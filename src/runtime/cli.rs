@@ -1,0 +1,95 @@
+//! The command line: arguments to calls, errors to exit codes.
+//!
+//! Exit codes: 0 done; 1 something failed while it ran; 2 wrong arguments or a broken file (as clap does).
+
+use crate::cloud::local::machine;
+use crate::config::ProviderConfig;
+use crate::telemetry::{self, LogFormat};
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+#[derive(Parser)]
+#[command(name = "pilotlight", version, about = "A virtual Kubernetes node whose Pods run on instances of their own")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the provider: register the virtual nodes and run their Pods
+    Node {
+        /// provider.yaml
+        #[arg(long)]
+        config: PathBuf,
+        #[arg(long, value_enum, default_value_t)]
+        log_format: LogFormat,
+    },
+    /// Validate provider.yaml and the catalog it names
+    Check {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Show Pods, what backs each, and what it costs
+    Status(super::status::StatusArgs),
+    /// A machine of the local cloud (started by the provider)
+    #[command(hide = true)]
+    LocalMachine(machine::MachineArgs),
+}
+
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::LocalMachine(args) => machine::run(args),
+        Command::Check { config } => match ProviderConfig::load(&config) {
+            Ok(valid) => {
+                let zones: Vec<&str> = valid.nodes.iter().map(|n| n.zone.as_str()).collect();
+                println!("{} is valid: zones {}, {} instance types", config.display(), zones.join(", "), valid.types.len());
+                ExitCode::SUCCESS
+            }
+            Err(error) => broken_file(&error),
+        },
+        Command::Node { config, log_format } => match ProviderConfig::load(&config) {
+            Ok(config) => {
+                telemetry::init_logs(log_format);
+                finish(runtime().block_on(super::provider::run(config)))
+            }
+            Err(error) => broken_file(&error),
+        },
+        Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        // One process serves hundreds of Pods; more threads would only cost memory.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be made")
+}
+
+fn broken_file(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("pilotlight: {}", chain(error));
+    ExitCode::from(2)
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pilotlight: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

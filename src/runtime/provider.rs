@@ -1,0 +1,350 @@
+//! `pilotlight node`: everything made, connected and owned in one place.
+//!
+//! Every task is critical: if one ends, all end and the process exits with an error, to be started
+//! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
+
+use super::http;
+use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
+use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
+use crate::gateway::{Ca, Gateway, GatewayConfig};
+use crate::kube::{
+    events::EventRecorder,
+    identity::{self, Identity},
+    node::{self, NodeFacts, Readiness},
+    pods,
+    refs::RefStore,
+    services::{self, ServiceStore},
+    writer::StatusWriter,
+};
+use crate::model::NodeName;
+use crate::ports::{AgentLink, Cloud};
+use crate::reconcile::{Directory, Engine, EngineConfig, Input, WorldConfig};
+use crate::telemetry::Metrics;
+use anyhow::{Context, bail};
+use kube::Client;
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Pods and agents may be this far ahead of the reconciler before they wait for it.
+const QUEUE: usize = 4096;
+
+/// Runs until a signal asks for the end (Ok), or a part fails (Err).
+pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
+    crate::gateway::install_crypto_provider();
+    let cancel = CancellationToken::new();
+    let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
+    tasks.spawn(signals(cancel.clone()));
+
+    let pki = config.state_dir.join(&config.cluster).join("pki");
+    let ca = Arc::new(Ca::open(&config.state_dir.join(&config.cluster)).context("the agents' authority")?);
+    let cloud = make_cloud(&config, &ca)?;
+
+    let kube_config = identity::provider_config(config.kubeconfig.as_deref()).await?;
+    let provider = Client::try_from(kube_config.clone()).context("the API server's client")?;
+    let mut clients = HashMap::new();
+    let mut serving = HashMap::new();
+    let mut renewals = Vec::new();
+    for node in &config.nodes {
+        let (client, certificate, renew) = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            made = node_identity(&config, node, &kube_config, &provider, &pki) => made?,
+        };
+        clients.insert(node.name.clone(), client);
+        serving.insert(node.name.clone(), certificate);
+        renewals.push(renew);
+    }
+
+    let (agent_updates, agents) = mpsc::channel(QUEUE);
+    let names = vec![config.agents_listen.ip().to_string()];
+    let gateway_config = GatewayConfig { listen: config.agents_listen, names };
+    let gateway =
+        Arc::new(Gateway::start(&gateway_config, ca, Arc::clone(&cloud), agent_updates, cancel.clone())?);
+    let link: Arc<dyn AgentLink> = Arc::clone(&gateway) as Arc<dyn AgentLink>;
+
+    let metrics = Metrics::default();
+    let directory = Directory::default();
+    let writer = StatusWriter::new(clients.clone());
+    spawn(&mut tasks, "the status writer", writer.clone().run(cancel.clone()));
+    let (events, write_events) = EventRecorder::new(clients.clone(), cancel.clone());
+    spawn(&mut tasks, "the event writer", write_events);
+
+    let store = ServiceStore::default();
+    let (refs_changed, refs_input) = mpsc::unbounded_channel();
+    let refs = RefStore::new(clients.clone(), store.clone(), refs_changed, cancel.clone());
+    let own_nodes: BTreeSet<NodeName> = config.nodes.iter().map(|n| n.name.clone()).collect();
+    let (listed, mut services_listed) = watch::channel(false);
+    spawn(
+        &mut tasks,
+        "the watch on services",
+        services::watch(provider.clone(), own_nodes, store, Arc::clone(&link), listed, cancel.clone()),
+    );
+    // A Pod's environment tells of Services: none is resolved before they are known.
+    tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        known = services_listed.wait_for(|listed| *listed) => drop(known.context("the watch on services ended")?),
+    }
+
+    let (pod_updates, pods_input) = mpsc::channel(QUEUE);
+    for node in &config.nodes {
+        let client = clients[&node.name].clone();
+        let watch = pods::watch(client, node.name.clone(), pod_updates.clone(), cancel.clone());
+        spawn(&mut tasks, "the watch on pods", watch);
+    }
+    let (cloud_answers, health) = watch::channel(Err("the cloud has not been asked yet".to_owned()));
+    let engine = Engine::new(
+        EngineConfig {
+            cluster: config.cluster.clone(),
+            world: world_config(&config),
+            cloud,
+            link: Arc::clone(&link),
+            status: Arc::new(writer),
+            events: Arc::new(events),
+            refs: Arc::new(refs),
+            directory: directory.clone(),
+            metrics: metrics.clone(),
+            cloud_answers,
+        },
+        Input { pods: pods_input, agents, refs: refs_input },
+    );
+    spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
+
+    let (problem, ready) = watch::channel(Some("starting".to_owned()));
+    spawn(&mut tasks, "the readiness", tell_readiness(health.clone(), problem, cancel.clone()));
+    for node in &config.nodes {
+        let facts = NodeFacts {
+            node: node.clone(),
+            region: config.region.clone(),
+            address: config.address,
+            limits: config.limits,
+            cluster: config.cluster.clone(),
+        };
+        let client = clients[&node.name].clone();
+        let readiness = node_readiness(&mut tasks, health.clone(), cancel.clone());
+        let cancel = cancel.clone();
+        tasks.spawn(async move {
+            node::keep(client, facts, readiness, cancel).await.context("the node object")?;
+            Ok("the node object")
+        });
+    }
+    for node in &config.nodes {
+        kubelet_api(&mut tasks, &config, node, &serving[&node.name], &provider, &directory, &link, &metrics, &cancel)
+            .await?;
+    }
+    if let Some(listen) = config.telemetry_listen {
+        let metrics = metrics.clone();
+        let cancel = cancel.clone();
+        tasks.spawn(async move {
+            http::serve(listen, move || metrics.text(), ready, cancel).await.context("the telemetry port")?;
+            Ok("the telemetry port")
+        });
+    }
+    spawn(&mut tasks, "the certificates", until_renewal(renewals, cancel.clone()));
+    tracing::info!(cluster = config.cluster, nodes = config.nodes.len(), "the provider runs");
+
+    supervise(tasks, &cancel).await
+}
+
+fn spawn(
+    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(name)
+    });
+}
+
+/// Waits for the first end of any task, ends the others, and says what happened.
+async fn supervise(
+    mut tasks: JoinSet<anyhow::Result<&'static str>>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut verdict = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let asked = cancel.is_cancelled();
+        cancel.cancel();
+        match ended {
+            Ok(Ok(_)) if asked => {}
+            Ok(Ok("a signal")) => tracing::info!("asked to end; instances keep running"),
+            Ok(Ok(name)) if verdict.is_ok() => verdict = Err(anyhow::anyhow!("{name} ended")),
+            Ok(Err(error)) if verdict.is_ok() => verdict = Err(error),
+            Err(panic) if verdict.is_ok() => verdict = Err(panic.into()),
+            _ => {}
+        }
+    }
+    verdict
+}
+
+async fn signals(cancel: CancellationToken) -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok("a signal")
+}
+
+/// The node's client and serving certificates, tried until the API server grants them.
+async fn node_identity(
+    config: &ProviderConfig,
+    node: &NodeConfig,
+    kube_config: &kube::Config,
+    provider: &Client,
+    pki: &Path,
+) -> anyhow::Result<(Client, Identity, jiff::Timestamp)> {
+    let mut backoff = crate::retry::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let made = async {
+            let own = identity::client_identity(provider, pki, &node.name).await?;
+            let client = identity::node_client(kube_config, &own)?;
+            let serving = identity::serving_identity(&client, provider, pki, &node.name, config.address).await?;
+            let renew = [&own, &serving].into_iter().filter_map(identity::renew_at).min();
+            Ok::<_, identity::IdentityError>((client, serving, renew.unwrap_or(jiff::Timestamp::MAX)))
+        };
+        match made.await {
+            Ok(made) => return Ok(made),
+            Err(error @ identity::IdentityError::Save { .. }) => bail!(anyhow::Error::from(error)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(node = %node.name, error, "the node has no identity yet; trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
+/// Ends when a certificate is due: the process is started again and gets new ones. Adoption makes that
+/// as harmless as any restart.
+async fn until_renewal(renewals: Vec<jiff::Timestamp>, cancel: CancellationToken) {
+    let Some(due) = renewals.into_iter().min() else {
+        return cancel.cancelled().await;
+    };
+    loop {
+        let left = Duration::try_from(due.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+        if left.is_zero() {
+            tracing::info!("a node's certificate is due for renewal; the provider ends to be started again");
+            return;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            // A machine that slept wakes with a later clock: look again every hour.
+            () = tokio::time::sleep(left.min(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+fn make_cloud(config: &ProviderConfig, ca: &Ca) -> anyhow::Result<Arc<dyn Cloud>> {
+    let CloudConfig::Local(local) = &config.cloud;
+    let cloud = LocalCloud::new(local_cloud_config(config, local, ca)?).context("the local cloud")?;
+    Ok(Arc::new(cloud))
+}
+
+fn local_cloud_config(config: &ProviderConfig, local: &LocalConfig, ca: &Ca) -> anyhow::Result<LocalCloudConfig> {
+    let agent_binary = match &local.agent {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("this program's path")?.with_file_name("pilotlight-agent"),
+    };
+    Ok(LocalCloudConfig {
+        cluster: config.cluster.clone(),
+        state_dir: config.state_dir.join("instances"),
+        bridge: local.bridge.clone(),
+        bridge_address: local.bridge_address,
+        prefix_len: local.prefix_len,
+        zones: config.nodes.iter().map(|n| n.zone.clone()).collect(),
+        types: config.types.clone(),
+        machine_image: local.machine_image.clone(),
+        bin_dir: local.bin_dir.clone(),
+        cni_bin_dir: local.cni_bin_dir.clone(),
+        agent_binary,
+        self_binary: None,
+        provider_url: format!("https://{}", config.agents_listen),
+        ca_pem: ca.certificate_pem().to_owned(),
+        registries: local
+            .insecure_registries
+            .iter()
+            .map(|host| Registry { host: host.clone(), endpoint: format!("http://{host}") })
+            .collect(),
+        sandbox_image: local.sandbox_image.clone(),
+        hidden: vec![config.state_dir.clone()],
+    })
+}
+
+fn world_config(config: &ProviderConfig) -> WorldConfig {
+    WorldConfig {
+        zones: config.nodes.iter().map(|n| (n.name.clone(), n.zone.clone())).collect(),
+        address: config.address,
+        types: config.types.clone(),
+        standby: config.standby.clone(),
+        default_cpu_millis: config.default_cpu_millis,
+        default_memory_bytes: config.default_memory_bytes,
+        reserved_memory_bytes: config.reserved_memory_bytes,
+        pods_per_node: config.limits.pods,
+        registration_timeout: config.registration_timeout,
+        keep_completed: config.keep_completed_pods,
+        dns_server: config.dns_server,
+        dns_domain: config.dns_domain.clone(),
+    }
+}
+
+type Health = watch::Receiver<Result<(), String>>;
+
+async fn tell_readiness(mut health: Health, problem: watch::Sender<Option<String>>, cancel: CancellationToken) {
+    loop {
+        problem.send_replace(health.borrow_and_update().clone().err());
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = health.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The node is ready while the cloud answers.
+fn node_readiness(
+    tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+    mut health: Health,
+    cancel: CancellationToken,
+) -> watch::Receiver<Readiness> {
+    let of = |health: &Result<(), String>| match health {
+        Ok(()) => Readiness::ready(),
+        Err(why) => Readiness { ready: false, reason: "CloudNotAnswering".to_owned(), message: why.clone() },
+    };
+    let (sender, receiver) = watch::channel(of(&health.borrow_and_update()));
+    spawn(tasks, "the node's readiness", async move {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = health.changed() => if changed.is_err() { return },
+            }
+            sender.send_replace(of(&health.borrow_and_update()));
+        }
+    });
+    receiver
+}
+
+#[expect(clippy::too_many_arguments, reason = "wiring")]
+async fn kubelet_api(
+    _tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+    _config: &ProviderConfig,
+    _node: &NodeConfig,
+    _serving: &Identity,
+    _provider: &Client,
+    _directory: &Directory,
+    _link: &Arc<dyn AgentLink>,
+    _metrics: &Metrics,
+    _cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    Ok(())
+}
