@@ -9,11 +9,13 @@
 //! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
 //! - [`containers`], [`probe`], [`backoff`]: what an agent does next to a Pod's containers.
 //! - [`services`]: what the service proxies must know.
+//! - [`log_view`]: which bytes of a container's log a reader gets.
 
 pub mod backoff;
 pub mod containers;
 pub mod desired;
 pub mod lifecycle;
+pub mod log_view;
 pub mod placement;
 pub mod probe;
 pub mod services;

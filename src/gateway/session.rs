@@ -1,0 +1,181 @@
+//! One agent's session.
+//!
+//! ```text
+//!   Hello? --10 s--> (refused)
+//!     | join: an older session of the instance is cancelled, and has ended
+//!     v
+//!   Connected --> reader: reports, events -> updates          any of: stream ended, keepalive failed,
+//!                 writer: desired, services, tunnels -> agent  replaced, forgotten, shutdown
+//!     |                                                                  |
+//!     +------------------------------------------------------------------+--> Disconnected
+//! ```
+
+use super::{Shared, hub::Joined};
+use crate::{
+    model::{Generation, InstanceId, PodUid},
+    ports::AgentUpdate,
+    proto::{AgentMessage, Hello, ProviderMessage, agent_message, provider_message::Kind},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::{Status, Streaming};
+
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Outbound = mpsc::Sender<Result<ProviderMessage, Status>>;
+
+/// Why a session ended; told to the agent where it can still hear it.
+enum End {
+    /// The connection is gone, or the agent left.
+    Left,
+    Replaced,
+    /// The provider shuts down, or nobody takes updates any more.
+    Shutdown,
+    Refused(&'static str),
+}
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    instance: InstanceId,
+    mut inbound: Streaming<AgentMessage>,
+    outbound: Outbound,
+) {
+    let end = match hello(&mut inbound).await {
+        Ok(hello) => {
+            let joined = shared.hub.join(&instance);
+            let (number, ended) = (joined.number, joined.ended.clone());
+            // Also when this task is dropped: the successor must not wait for ever.
+            let _ended = ended.drop_guard();
+            let end = serve(&shared, &instance, hello, joined, inbound, &outbound).await;
+            if shared.hub.leave(&instance, number) {
+                tracing::info!(%instance, "an agent has disconnected");
+                let disconnected = AgentUpdate::Disconnected { instance };
+                tokio::select! {
+                    // An error: nobody is there to be told.
+                    _ = shared.updates.send(disconnected) => {}
+                    () = shared.cancel.cancelled() => {}
+                }
+            }
+            end
+        }
+        Err(end) => end,
+    };
+    let status = match end {
+        End::Left => return,
+        End::Replaced => Status::aborted("a newer session has replaced this one, or the instance was forgotten"),
+        End::Shutdown => Status::unavailable("the provider is shutting down"),
+        End::Refused(why) => Status::invalid_argument(why),
+    };
+    let _ = outbound.try_send(Err(status));
+}
+
+async fn hello(inbound: &mut Streaming<AgentMessage>) -> Result<Hello, End> {
+    match timeout(HELLO_TIMEOUT, inbound.message()).await {
+        Ok(Ok(Some(AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) }))) => Ok(hello),
+        Ok(Ok(Some(_))) => Err(End::Refused("the first message must be a hello")),
+        Ok(_) => Err(End::Left),
+        Err(_) => Err(End::Refused("no hello in time")),
+    }
+}
+
+async fn serve(
+    shared: &Shared,
+    instance: &InstanceId,
+    hello: Hello,
+    mut joined: Joined,
+    inbound: Streaming<AgentMessage>,
+    outbound: &Outbound,
+) -> End {
+    let cancel = joined.cancel.clone();
+    let predecessor = joined.predecessor.take();
+    let holds = (!hello.pod_uid.is_empty()).then(|| (PodUid::new(hello.pod_uid), Generation(hello.generation)));
+    let work = async {
+        if let Some(predecessor) = predecessor {
+            predecessor.cancelled().await;
+        }
+        tracing::info!(%instance, version = hello.agent_version, "an agent has connected");
+        let connected = AgentUpdate::Connected { instance: instance.clone(), holds };
+        if shared.updates.send(connected).await.is_err() {
+            return End::Shutdown;
+        }
+        tokio::select! {
+            end = read(shared, instance, inbound) => end,
+            end = write(shared, instance, joined, outbound) => end,
+        }
+    };
+    tokio::select! {
+        end = work => end,
+        () = shared.cancel.cancelled() => End::Shutdown,
+        () = cancel.cancelled() => End::Replaced,
+    }
+}
+
+/// What the agent says becomes updates. A full queue stops reading, and so the agent.
+async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<AgentMessage>) -> End {
+    while let Ok(Some(message)) = inbound.message().await {
+        let instance = instance.clone();
+        let update = match message.kind {
+            Some(agent_message::Kind::Report(bytes)) => serde_json::from_slice(&bytes)
+                .map(|report| AgentUpdate::Report { instance: instance.clone(), report: Box::new(report) }),
+            Some(agent_message::Kind::Event(bytes)) => serde_json::from_slice(&bytes)
+                .map(|event| AgentUpdate::Event { instance: instance.clone(), event: Box::new(event) }),
+            // A second hello says nothing new; an unknown kind is a later version's.
+            Some(agent_message::Kind::Hello(_)) | None => continue,
+        };
+        match update {
+            Ok(update) => {
+                if shared.updates.send(update).await.is_err() {
+                    return End::Shutdown;
+                }
+            }
+            // The next one may be fine; what is lost is repeated whole with the next report.
+            Err(error) => tracing::error!(%instance, %error, "an agent's message is not understood"),
+        }
+    }
+    End::Left
+}
+
+/// Sends the newest desired state, the services since what was sent last, and tunnel requests.
+async fn write(shared: &Shared, instance: &InstanceId, mut joined: Joined, outbound: &Outbound) -> End {
+    let mut services = shared.hub.watch_services();
+    joined.desired.mark_changed();
+    services.mark_changed();
+    // None: this session has sent none yet, so it begins with all of them.
+    let mut sent = None;
+    loop {
+        let messages = tokio::select! {
+            // In this order: the Pod first, its services next.
+            biased;
+            changed = joined.desired.changed() => {
+                if changed.is_err() {
+                    return End::Replaced;
+                }
+                let desired = joined.desired.borrow_and_update().clone();
+                match desired.map(|desired| serde_json::to_vec(&*desired)) {
+                    Some(Ok(bytes)) => vec![Kind::Desired(bytes.into())],
+                    Some(Err(error)) => {
+                        tracing::error!(%instance, %error, "a desired state can't be encoded");
+                        vec![]
+                    }
+                    None => vec![],
+                }
+            }
+            changed = services.changed() => {
+                if changed.is_err() {
+                    return End::Shutdown;
+                }
+                services.borrow_and_update();
+                let (version, updates) = shared.hub.services_since(sent);
+                sent = version;
+                updates.into_iter().map(Kind::Services).collect()
+            }
+            Some(open) = joined.commands.recv() => vec![Kind::OpenTunnel(open)],
+            () = outbound.closed() => return End::Left,
+        };
+        for kind in messages {
+            if outbound.send(Ok(ProviderMessage { kind: Some(kind) })).await.is_err() {
+                return End::Left;
+            }
+        }
+    }
+}
