@@ -1,0 +1,1 @@
+//! Behaviour against what kubelet does, and properties over generated Pods.
