@@ -1,1 +1,526 @@
-//! (tests follow)
+//! The real gateway and the real agent link, in one process, over real TLS; the cloud and the Pod are
+//! fakes.
+
+use super::*;
+use crate::{
+    agent::{self, AgentConfig, ExecOutput, HostError, PodHost, Rooms, ServiceSink},
+    model::{
+        AgentEvent, Generation, InstanceRecord, InstanceState, LaunchRequest, ObjectName, PodReport, PodStats, PodUid,
+        Protocol, ServicePort, Streams,
+    },
+    ports::{ClaimError, CloudError, InstanceProof},
+    proto::{
+        AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened, agent_gateway_client::AgentGatewayClient,
+        agent_message, bootstrap_client::BootstrapClient, tunnel_frame,
+    },
+};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::Mutex,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code,
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
+
+/// Far more than anything here takes; only a failing test waits for it.
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct FakeCloud {
+    claimed: Mutex<HashSet<InstanceId>>,
+}
+
+#[async_trait]
+impl Cloud for FakeCloud {
+    async fn launch(&self, _: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError> {
+        Ok(vec![])
+    }
+    async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError> {
+        Ok(vec![])
+    }
+    async fn terminate(&self, _: &[InstanceId]) -> Result<(), CloudError> {
+        Ok(())
+    }
+    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError> {
+        if proof.token != format!("token-of-{}", proof.instance) {
+            return Err(ClaimError::BadProof(proof.instance.clone()));
+        }
+        if !self.claimed.lock().unwrap().insert(proof.instance.clone()) {
+            return Err(ClaimError::AlreadyClaimed(proof.instance.clone()));
+        }
+        Ok(InstanceRecord {
+            id: proof.instance.clone(),
+            client_token: crate::model::ClientToken::new("t"),
+            instance_type: "small".into(),
+            zone: "local-a".into(),
+            purchase: crate::model::Purchase::OnDemand,
+            state: InstanceState::Running,
+            state_reason: None,
+            private_ip: Some(proof.peer),
+            pod_ip: None,
+            launched_at: jiff::Timestamp::UNIX_EPOCH,
+            price: serde_json::from_value("0.01".into()).unwrap(),
+            tags: Default::default(),
+        })
+    }
+}
+
+struct FakeHost {
+    desired: watch::Sender<Option<Arc<DesiredPod>>>,
+    report: watch::Sender<Option<Arc<PodReport>>>,
+    /// The "runtime's streaming server".
+    streaming: SocketAddr,
+}
+
+#[async_trait]
+impl PodHost for FakeHost {
+    fn set_desired(&self, desired: Arc<DesiredPod>) {
+        self.desired.send_replace(Some(desired));
+    }
+    fn holds(&self) -> Option<(PodUid, Generation)> {
+        self.desired.borrow().as_ref().map(|desired| (desired.uid.clone(), desired.generation))
+    }
+    fn report(&self) -> watch::Receiver<Option<Arc<PodReport>>> {
+        self.report.subscribe()
+    }
+    async fn exec(&self, container: &str, _: &[String], _: Streams) -> Result<String, HostError> {
+        match container {
+            "app" => Ok(format!("http://{}/exec/a-token", self.streaming)),
+            other => Err(HostError::NoContainer(other.to_owned())),
+        }
+    }
+    async fn attach(&self, container: &str, _: Streams) -> Result<String, HostError> {
+        Err(HostError::NoContainer(container.to_owned()))
+    }
+    async fn port_forward(&self, _: &[u16]) -> Result<String, HostError> {
+        Err(HostError::NoSandbox)
+    }
+    async fn exec_sync(&self, _: &str, command: &[String]) -> Result<ExecOutput, HostError> {
+        Ok(ExecOutput { stdout: command.join(" ").into_bytes(), stderr: b"!".to_vec(), exit_code: 0 })
+    }
+    async fn stats(&self) -> Result<PodStats, HostError> {
+        Ok(PodStats { at: jiff::Timestamp::UNIX_EPOCH, containers: vec![] })
+    }
+    async fn log_path(&self, _: &str) -> Result<PathBuf, HostError> {
+        Err(HostError::NoSandbox)
+    }
+    async fn is_running(&self, _: &str) -> Result<bool, HostError> {
+        Ok(false)
+    }
+}
+
+/// A proxy that only remembers.
+struct FakeServices(watch::Sender<(u64, Vec<ServicePort>)>);
+
+#[async_trait]
+impl ServiceSink for FakeServices {
+    async fn apply(&mut self, update: &ServicesUpdate) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.send_modify(|(version, ports)| {
+            if update.from == 0 {
+                ports.clear();
+            }
+            ports.retain(|port| !update.remove.contains(&port.key()));
+            for port in &update.upsert {
+                ports.retain(|old| old.key() != port.key());
+                ports.push(port.clone());
+            }
+            *version = update.to;
+        });
+        Ok(())
+    }
+    fn version(&self) -> u64 {
+        self.0.borrow().0
+    }
+}
+
+struct Provider {
+    gateway: Gateway,
+    ca: Arc<Ca>,
+    cloud: Arc<FakeCloud>,
+    updates: mpsc::Receiver<AgentUpdate>,
+    cancel: CancellationToken,
+    dir: tempfile::TempDir,
+}
+
+impl Provider {
+    fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), tempfile::tempdir().unwrap(), Arc::default())
+    }
+
+    fn start_at(listen: SocketAddr, dir: tempfile::TempDir, cloud: Arc<FakeCloud>) -> Self {
+        let ca = Arc::new(Ca::open(dir.path()).unwrap());
+        let (sender, updates) = mpsc::channel(64);
+        let cancel = CancellationToken::new();
+        let config = GatewayConfig { listen, names: vec!["127.0.0.1".into()] };
+        let gateway = Gateway::start(&config, Arc::clone(&ca), Arc::clone(&cloud) as _, sender, cancel.clone()).unwrap();
+        Self { gateway, ca, cloud, updates, cancel, dir }
+    }
+
+    /// Ends this one as a killed process would, and starts another in its place.
+    async fn restart(self) -> Self {
+        let address = self.gateway.address();
+        self.cancel.cancel();
+        drop(self.updates);
+        timeout(LONG, self.gateway.stopped()).await.expect("the gateway stops when asked");
+        Self::start_at(address, self.dir, self.cloud)
+    }
+
+    async fn update(&mut self) -> AgentUpdate {
+        timeout(LONG, self.updates.recv()).await.expect("an update in time").unwrap()
+    }
+
+    async fn connected(&mut self) -> Option<(PodUid, Generation)> {
+        loop {
+            if let AgentUpdate::Connected { holds, .. } = self.update().await {
+                return holds;
+            }
+        }
+    }
+
+    async fn channel(&self, identity: Option<&KeyAndCertificate>) -> Result<Channel, tonic::transport::Error> {
+        install_crypto_provider();
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.ca.certificate_pem()));
+        if let Some(own) = identity {
+            tls = tls.identity(Identity::from_pem(&own.certificate_pem, &own.key_pem));
+        }
+        let uri = format!("https://{}", self.gateway.address());
+        Endpoint::from_shared(uri).unwrap().tls_config(tls).unwrap().connect().await
+    }
+
+    fn config(&self, instance: &str) -> AgentConfig {
+        AgentConfig {
+            instance: InstanceId::new(instance),
+            provider: format!("https://{}", self.gateway.address()),
+            ca_pem: self.ca.certificate_pem().to_owned(),
+            token: format!("token-of-{instance}"),
+            state_dir: self.dir.path().join(instance),
+        }
+    }
+}
+
+struct Agent {
+    host: Arc<FakeHost>,
+    events: mpsc::Sender<AgentEvent>,
+    services: watch::Receiver<(u64, Vec<ServicePort>)>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), agent::AgentError>>,
+}
+
+impl Agent {
+    async fn start(config: AgentConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let streaming = listener.local_addr().unwrap();
+        // Echoes until its peer has ended, then ends: what a half-close needs to be seen.
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                    let _ = write.write_all(b"bye").await;
+                });
+            }
+        });
+        let host =
+            Arc::new(FakeHost { desired: watch::Sender::new(None), report: watch::Sender::new(None), streaming });
+        let (events, events_out) = mpsc::channel(16);
+        let (services_in, services) = watch::channel((0, vec![]));
+        let cancel = CancellationToken::new();
+        let rooms = Rooms {
+            host: Arc::clone(&host) as _,
+            events: events_out,
+            services: Box::new(FakeServices(services_in)),
+        };
+        let task = tokio::spawn(agent::link(config, rooms, cancel.clone()));
+        Self { host, events, services, cancel, task }
+    }
+
+    async fn runs(&self, generation: u64) {
+        let mut desired = self.host.desired.subscribe();
+        let reached = |desired: &Option<Arc<DesiredPod>>| desired.as_ref().is_some_and(|d| d.generation.0 == generation);
+        timeout(LONG, desired.wait_for(reached)).await.expect("the desired state arrives").unwrap();
+    }
+}
+
+fn desired(generation: u64) -> Arc<DesiredPod> {
+    let empty = serde_json::json!({
+        "generation": generation, "uid": "u-1", "name": {"namespace": "default", "name": "p"},
+        "labels": {}, "annotations": {}, "pod_ip": null, "hostname": "p", "fqdn": null, "host_aliases": [],
+        "dns": {"nameservers": [], "searches": [], "options": []},
+        "host_network": false, "host_pid": false, "host_ipc": false, "share_process_namespace": false,
+        "security": serde_json::to_value(crate::model::PodSecurity::default()).unwrap(),
+        "restart_policy": "Always", "termination_grace_seconds": 30, "containers": [], "volumes": [], "stop": null
+    });
+    Arc::new(serde_json::from_value(empty).unwrap())
+}
+
+fn report(generation: u64) -> Arc<PodReport> {
+    Arc::new(PodReport {
+        uid: PodUid::new("u-1"),
+        generation: Generation(generation),
+        sandbox_ready_at: None,
+        pod_ip: None,
+        containers: vec![],
+        terminated: false,
+    })
+}
+
+fn certificate(ca: &Ca, instance: &str) -> KeyAndCertificate {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = AgentRequest::parse(&csr).unwrap();
+    let certificate_pem = ca.agent_certificate(&InstanceId::new(instance), &request).unwrap();
+    KeyAndCertificate { key_pem: key.serialize_pem(), certificate_pem }
+}
+
+fn hello() -> (mpsc::Sender<AgentMessage>, ReceiverStream<AgentMessage>) {
+    let (sender, stream) = mpsc::channel(4);
+    sender.try_send(AgentMessage { kind: Some(agent_message::Kind::Hello(Hello::default())) }).unwrap();
+    (sender, ReceiverStream::new(stream))
+}
+
+#[tokio::test]
+async fn without_a_certificate_only_registration_is_answered() {
+    let provider = Provider::start();
+    let channel = provider.channel(None).await.unwrap();
+    let mut client = AgentGatewayClient::new(channel.clone());
+    let (_keep, stream) = hello();
+    assert_eq!(client.session(stream).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(client.tunnel(tokio_stream::iter([])).await.unwrap_err().code(), Code::Unauthenticated);
+    let renew = RenewRequest { csr_pem: String::new() };
+    assert_eq!(client.renew(renew).await.unwrap_err().code(), Code::Unauthenticated);
+    let register = RegisterRequest { instance_id: "i-1".into(), token: "?".into(), csr_pem: "no csr".into() };
+    let refused = BootstrapClient::new(channel).register(register).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused() {
+    let provider = Provider::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = certificate(&Ca::open(elsewhere.path()).unwrap(), "i-1");
+    // With TLS 1.3 the refusal may come only with the first call.
+    let refused = match provider.channel(Some(&foreign)).await {
+        Err(_) => true,
+        Ok(channel) => {
+            let (_keep, stream) = hello();
+            AgentGatewayClient::new(channel).session(stream).await.is_err()
+        }
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn the_gateways_own_certificate_is_no_identity() {
+    let provider = Provider::start();
+    let own = provider.ca.server_certificate(&["127.0.0.1".into()]).unwrap();
+    let refused = match provider.channel(Some(&own)).await {
+        Err(_) => true,
+        Ok(channel) => {
+            let (_keep, stream) = hello();
+            AgentGatewayClient::new(channel).session(stream).await.is_err()
+        }
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn an_instance_is_claimed_once_and_only_with_its_own_proof() {
+    let provider = Provider::start();
+    let csr = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()
+    };
+    let register = |token: &str| RegisterRequest { instance_id: "i-1".into(), token: token.into(), csr_pem: csr() };
+    let mut client = BootstrapClient::new(provider.channel(None).await.unwrap());
+    let code = |result: Result<_, tonic::Status>| result.map(|_: tonic::Response<_>| ()).map_err(|status| status.code());
+    assert_eq!(code(client.register(register("guess")).await), Err(Code::PermissionDenied));
+    assert_eq!(code(client.register(register("token-of-i-1")).await), Ok(()));
+    assert_eq!(code(client.register(register("token-of-i-1")).await), Err(Code::PermissionDenied));
+}
+
+#[tokio::test]
+async fn an_instance_can_not_take_up_another_ones_tunnel() {
+    let mut provider = Provider::start();
+    let mut clients = vec![];
+    let mut sessions = vec![];
+    for instance in ["i-a", "i-b"] {
+        let own = certificate(&provider.ca, instance);
+        let mut client = AgentGatewayClient::new(provider.channel(Some(&own)).await.unwrap());
+        let (keep, stream) = hello();
+        sessions.push((client.session(stream).await.unwrap().into_inner(), keep));
+        clients.push(client);
+        provider.connected().await;
+    }
+    let gateway = &provider.gateway;
+    let b = InstanceId::new("i-b");
+    let opened = gateway.open_tunnel(&b, TunnelRequest::Stats);
+    let steal = async {
+        let asked = sessions[1].0.message().await.unwrap().unwrap();
+        let Some(crate::proto::provider_message::Kind::OpenTunnel(open)) = asked.kind else { panic!("{asked:?}") };
+        let frame = |id: &str| {
+            let head = serde_json::to_vec(&TunnelHead::Open).unwrap().into();
+            TunnelFrame { kind: Some(tunnel_frame::Kind::Opened(TunnelOpened { id: id.into(), head })) }
+        };
+        let stolen = clients[0].tunnel(tokio_stream::iter([frame(&open.id)])).await;
+        assert_eq!(stolen.unwrap_err().code(), Code::NotFound);
+        let (keep, stream) = mpsc::channel(4);
+        keep.try_send(frame(&open.id)).unwrap();
+        (clients[1].tunnel(ReceiverStream::new(stream)).await.unwrap(), keep)
+    };
+    let (opened, _taken) = timeout(LONG, async { tokio::join!(opened, steal) }).await.unwrap();
+    assert_eq!(opened.unwrap().0, TunnelHead::Open);
+}
+
+#[tokio::test]
+async fn desired_states_reports_and_events_flow_and_the_newest_state_wins() {
+    let mut provider = Provider::start();
+    let instance = InstanceId::new("i-1");
+    provider.gateway.set_desired(&instance, desired(1));
+    provider.gateway.set_desired(&instance, desired(2));
+    let agent = Agent::start(provider.config("i-1")).await;
+    assert_eq!(provider.connected().await, None);
+    agent.runs(2).await;
+    agent.host.report.send_replace(Some(report(2)));
+    assert!(matches!(provider.update().await, AgentUpdate::Report { report, .. } if report.generation.0 == 2));
+    let event = AgentEvent {
+        uid: PodUid::new("u-1"),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        warning: true,
+        reason: "BackOff".into(),
+        message: "again".into(),
+        container: None,
+    };
+    agent.events.send(event.clone()).await.unwrap();
+    assert!(matches!(provider.update().await, AgentUpdate::Event { event: got, .. } if *got == event));
+    agent.cancel.cancel();
+    agent.task.await.unwrap().unwrap();
+    assert!(matches!(provider.update().await, AgentUpdate::Disconnected { .. }));
+    // Nothing kept it from registering; but an agent that starts again must not need to.
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    agent.runs(2).await;
+}
+
+#[tokio::test]
+async fn after_a_provider_restart_the_agent_is_back_at_once_with_what_it_holds() {
+    let mut provider = Provider::start();
+    let instance = InstanceId::new("i-1");
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    provider.gateway.set_desired(&instance, desired(7));
+    agent.runs(7).await;
+    agent.host.report.send_replace(Some(report(7)));
+    let whole = |to, port| ServicesUpdate { from: 0, to, upsert: vec![service(port)], remove: vec![] };
+    provider.gateway.publish_services(Arc::new(whole(5, 80)), Arc::new(whole(5, 80)));
+    let mut services = agent.services.clone();
+    timeout(LONG, services.wait_for(|(version, _)| *version == 5)).await.unwrap().unwrap();
+
+    let mut provider = provider.restart().await;
+    let started = std::time::Instant::now();
+    let holds = provider.connected().await;
+    assert_eq!(holds, Some((PodUid::new("u-1"), Generation(7))));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Said again without being asked.
+    assert!(matches!(provider.update().await, AgentUpdate::Report { report, .. } if report.generation.0 == 7));
+    // The same number means something else to a new provider.
+    provider.gateway.publish_services(Arc::new(whole(5, 443)), Arc::new(whole(5, 443)));
+    timeout(LONG, services.wait_for(|(_, ports)| ports == &[service(443)])).await.unwrap().unwrap();
+    provider.gateway.set_desired(&instance, desired(8));
+    agent.runs(8).await;
+}
+
+fn service(port: u16) -> ServicePort {
+    ServicePort {
+        service: ObjectName::new("default", "s"),
+        port_name: String::new(),
+        cluster_ip: [10, 96, 0, 9].into(),
+        port,
+        protocol: Protocol::Tcp,
+        endpoints: vec![],
+        affinity_seconds: None,
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_much_both_ways_and_each_way_ends_alone() {
+    let mut provider = Provider::start();
+    let _agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    let exec = |container: &str| TunnelRequest::Exec {
+        container: container.into(),
+        command: vec!["sh".into()],
+        streams: Streams::default(),
+    };
+    let instance = InstanceId::new("i-1");
+    let (head, stream) = provider.gateway.open_tunnel(&instance, exec("app")).await.unwrap();
+    assert_eq!(head, TunnelHead::StreamingServer { path: "/exec/a-token".into() });
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sent: Vec<u8> = (0..10_000_000u32).map(|n| (n ^ (n >> 8)) as u8).collect();
+    let expected = [&sent[..], b"bye"].concat();
+    let send = async {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = vec![];
+    let (_, count) = timeout(LONG, async { tokio::join!(send, read.read_to_end(&mut got)) }).await.unwrap();
+    count.unwrap();
+    assert!(got == expected, "{} bytes of {}", got.len(), expected.len());
+
+    let (head, _) = provider.gateway.open_tunnel(&instance, exec("nope")).await.unwrap();
+    assert_eq!(head, TunnelHead::Refused { status: 404, message: "container not found (\"nope\")".into() });
+
+    let run = TunnelRequest::ExecSync { container: "app".into(), command: vec!["echo".into(), "hi".into()] };
+    let (head, mut stream) = provider.gateway.open_tunnel(&instance, run).await.unwrap();
+    assert_eq!(head, TunnelHead::Open);
+    let mut out = String::new();
+    stream.read_to_string(&mut out).await.unwrap();
+    assert_eq!(out, "echo hi!");
+}
+
+#[tokio::test]
+async fn tunnels_that_nobody_reads_leave_the_session_alone() {
+    let mut provider = Provider::start();
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    let instance = InstanceId::new("i-1");
+    let mut stalled = vec![];
+    for _ in 0..8 {
+        let exec = TunnelRequest::Exec { container: "app".into(), command: vec![], streams: Streams::default() };
+        let (_, mut stream) = provider.gateway.open_tunnel(&instance, exec).await.unwrap();
+        // The echo comes back to one who does not read, until nothing more goes in.
+        let block = vec![0; 64 * 1024];
+        while timeout(Duration::from_millis(100), stream.write_all(&block)).await.is_ok() {}
+        stalled.push(stream);
+    }
+    agent.host.report.send_replace(Some(report(3)));
+    assert!(matches!(provider.update().await, AgentUpdate::Report { .. }));
+    provider.gateway.set_desired(&instance, desired(4));
+    agent.runs(4).await;
+}
+
+#[tokio::test]
+async fn a_forgotten_instance_loses_its_session_and_its_tunnels() {
+    let mut provider = Provider::start();
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    let instance = InstanceId::new("i-1");
+    let exec = TunnelRequest::Exec { container: "app".into(), command: vec![], streams: Streams::default() };
+    let (_, mut stream) = provider.gateway.open_tunnel(&instance, exec).await.unwrap();
+    agent.cancel.cancel();
+    provider.gateway.forget(&instance);
+    let mut rest = vec![];
+    let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("the tunnel ends");
+    agent.task.await.unwrap().unwrap();
+    let error = provider.gateway.open_tunnel(&instance, TunnelRequest::Stats).await.unwrap_err();
+    assert!(matches!(error, TunnelError::NotConnected(_)), "{error}");
+}

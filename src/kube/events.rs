@@ -101,7 +101,7 @@ async fn write(
         if let Err(error) = result {
             // A namespace that is going takes no events: nothing to see there.
             written.remove(&event);
-            tracing::debug!(pod = %event.pod, reason = event.reason, error = &error as &dyn std::error::Error, "an event was not written");
+            tracing::debug!(pod = %event.pod, reason = event.reason, error = super::why(&error), "an event was not written");
         }
     }
 }

@@ -41,8 +41,8 @@ pub struct Identity {
 pub enum IdentityError {
     #[error("the kubeconfig cannot be used")]
     Kubeconfig(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the API server did not {operation} the certificate request {name}")]
-    Api { operation: &'static str, name: String, source: Box<kube::Error> },
+    #[error(transparent)]
+    Api(#[from] super::KubeError),
     #[error("the certificate request {name} was {verdict}: {message}")]
     Refused { name: String, verdict: &'static str, message: String },
     #[error(
@@ -154,8 +154,8 @@ async fn sign(asker: &Client, approver: &Client, request: &Request<'_>) -> Resul
     }))
     .expect("a certificate request of this shape is valid");
     let api = |operation, name: &str| {
-        let name = name.to_owned();
-        move |source| IdentityError::Api { operation, name, source: Box::new(source) }
+        let object = format!("the certificate request {name}");
+        move |source: kube::Error| super::KubeError::new(operation, object, &source)
     };
     let created =
         requests.create(&PostParams::default(), &object).await.map_err(api("create", request.node.as_str()))?;
@@ -188,11 +188,10 @@ async fn wait_signed(
     let deadline = tokio::time::Instant::now() + SIGNING;
     let mut pause = Duration::from_millis(20);
     loop {
-        let request = requests.get(name).await.map_err(|source| IdentityError::Api {
-            operation: "return",
-            name: name.to_owned(),
-            source: Box::new(source),
-        })?;
+        let request = requests
+            .get(name)
+            .await
+            .map_err(|source| super::KubeError::new("return", format!("the certificate request {name}"), &source))?;
         let status = request.status.unwrap_or_default();
         for condition in status.conditions.into_iter().flatten() {
             let verdict = match condition.type_.as_str() {

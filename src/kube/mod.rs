@@ -21,15 +21,26 @@ pub mod writer;
 
 /// A request that the API server did not grant.
 #[derive(Debug, thiserror::Error)]
-#[error("the API server did not {operation} {object}")]
+#[error("the API server did not {operation} {object}: {why}")]
 pub struct KubeError {
     operation: &'static str,
     object: String,
-    source: Box<kube::Error>,
+    why: String,
 }
 
 impl KubeError {
-    pub fn new(operation: &'static str, object: impl Into<String>, source: kube::Error) -> Self {
-        Self { operation, object: object.into(), source: Box::new(source) }
+    pub fn new(operation: &'static str, object: impl Into<String>, source: &kube::Error) -> Self {
+        Self { operation, object: object.into(), why: why(source) }
+    }
+}
+
+/// What went wrong, once: the error's own text and its sources repeat each other.
+pub fn why(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
+        return status.message.clone();
+    }
+    match error.source() {
+        Some(source) => why(source),
+        None => error.to_string(),
     }
 }

@@ -64,7 +64,6 @@ fn object(facts: &NodeFacts) -> Node {
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/arch": "amd64",
-                "kubernetes.io/role": "agent",
                 "topology.kubernetes.io/region": facts.region,
                 "topology.kubernetes.io/zone": facts.node.zone,
                 "node.kubernetes.io/exclude-from-external-load-balancers": "true",
@@ -151,7 +150,7 @@ pub async fn keep(
             () = cancel.cancelled() => return Ok(()),
             _ = renew.tick() => {
                 if let Err(error) = renew_lease(&leases, &name, &owner).await {
-                    tracing::warn!(node = %name, error = &error as &dyn std::error::Error, "the node's lease was not renewed");
+                    tracing::warn!(node = %name, error = super::why(&error), "the node's lease was not renewed");
                 }
             }
             () = tokio::time::sleep_until(status_due) => {
@@ -187,9 +186,9 @@ async fn register(nodes: &Api<Node>, facts: &NodeFacts) -> Result<Node, KubeErro
             nodes
                 .patch(name, &PatchParams::default(), &Patch::Strategic(labels))
                 .await
-                .map_err(|source| KubeError::new("patch", format!("node {name}"), source))
+                .map_err(|source| KubeError::new("patch", format!("node {name}"), &source))
         }
-        Err(source) => Err(KubeError::new("create", format!("node {name}"), source)),
+        Err(source) => Err(KubeError::new("create", format!("node {name}"), &source)),
     }
 }
 
@@ -197,7 +196,7 @@ async fn write_status(nodes: &Api<Node>, facts: &NodeFacts, readiness: &Readines
     let name = facts.node.name.as_str();
     let patch = status(facts, readiness, since, Timestamp::now());
     if let Err(error) = nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-        tracing::warn!(node = name, error = &error as &dyn std::error::Error, "the node's status was not written");
+        tracing::warn!(node = name, error = super::why(&error), "the node's status was not written");
     }
 }
 

@@ -33,7 +33,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
         match event {
             None => return,
             Some(Err(error)) => {
-                tracing::warn!(%node, error = &error as &dyn std::error::Error, "the watch on pods broke; it is tried again");
+                tracing::warn!(%node, error = super::why(&error), "the watch on pods broke; it is tried again");
             }
             Some(Ok(watcher::Event::Init)) => listed.clear(),
             Some(Ok(watcher::Event::InitApply(pod))) => {

@@ -315,7 +315,7 @@ async fn watch_object<T: Kind>(shared: Arc<Shared>, client: Client, key: ObjectK
                 failures += 1;
                 // What was known stays true until the API server says otherwise.
                 if failures >= PATIENCE && !shared.known_value::<T>(&key) {
-                    shared.set::<T>(&key, Fetched::Failed(plain(&error)));
+                    shared.set::<T>(&key, Fetched::Failed(super::why(&error)));
                 }
                 if pause(failures, &cancel).await.is_err() {
                     return;
@@ -323,15 +323,6 @@ async fn watch_object<T: Kind>(shared: Arc<Shared>, client: Client, key: ObjectK
             }
         }
     }
-}
-
-/// The error without its layers of context.
-fn plain(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 async fn pause(failures: u32, cancel: &CancellationToken) -> Result<(), ()> {
@@ -382,7 +373,7 @@ async fn keep_token(shared: Arc<Shared>, pod: PodUid, key: TokenKey, cancel: Can
             Err(error) => {
                 failures += 1;
                 if failures >= PATIENCE {
-                    shared.set_token(&pod, &key, Fetched::Failed(plain(&error)));
+                    shared.set_token(&pod, &key, Fetched::Failed(super::why(&error)));
                 }
                 if pause(failures, &cancel).await.is_err() {
                     return;

@@ -137,8 +137,7 @@ where
         .filter_map(|event| async {
             event
                 .inspect_err(|error| {
-                    let error = error as &dyn std::error::Error;
-                    tracing::warn!(kind = %K::kind(&()), error, "a watch broke; it is tried again");
+                    tracing::warn!(kind = %K::kind(&()), error = super::why(error), "a watch broke; it is tried again");
                 })
                 .ok()
         })

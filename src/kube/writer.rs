@@ -188,6 +188,6 @@ fn failed(operation: &str, work: Work, error: &kube::Error) -> Outcome {
         tracing::error!(pod = %work.name, %status, "the API server refuses to {operation} the pod");
         return if work.delete { Outcome::Retry(Work { status: None, ..work }) } else { Outcome::Done };
     }
-    tracing::warn!(pod = %work.name, error = error as &dyn std::error::Error, "could not {operation} the pod; trying again");
+    tracing::warn!(pod = %work.name, error = super::why(error), "could not {operation} the pod; trying again");
     Outcome::Retry(work)
 }

@@ -411,6 +411,7 @@ impl PodSpec {
             host_ipc: false,
             share_process_namespace: false,
             security: PodSecurity::default(),
+            pod_requests: Resources::default(),
             readiness_gates: Vec::new(),
             node_selector: Labels::new(),
             overhead: Resources::default(),

@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident: $field:literal => $expected:literal;)*) => {
-        /// Why a field is refused. [`Rule::field`] has `[]` where an element's name goes, and says
-        /// `spec.containers[]` for init containers too.
+        /// Why a field is refused. [`Rule::field`] has `[]` where an element's name goes, `<probe>` and
+        /// `<hook>` for a key's, and says `spec.containers[]` for init containers too.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Rule {
             $($(#[$doc])* $name,)*
@@ -75,15 +75,15 @@ rules! {
     Windows: "spec.containers[].securityContext.windowsOptions" => "unset: instances run Linux";
 
     StopSignal: "spec.containers[].lifecycle.stopSignal" => "unset: the image's stop signal is used";
-    HookHandler: "spec.containers[].lifecycle.[]" => "one of exec, httpGet and sleep (tcpSocket never did anything)";
-    HookPort: "spec.containers[].lifecycle.[].httpGet.port" => "a port number, or the name of one of the container's ports";
-    HookProtocol: "spec.containers[].lifecycle.[].httpGet.protocol" => "HTTP/1.1 (unset)";
-    HookScheme: "spec.containers[].lifecycle.[].httpGet.scheme" => "HTTP or HTTPS";
-    ProbeHandler: "spec.containers[].[]" => "one of exec, httpGet, tcpSocket and grpc";
-    ProbePort: "spec.containers[].[].port" => "a port number, or the name of one of the container's ports";
-    ProbeProtocol: "spec.containers[].[].httpGet.protocol" => "HTTP/1.1 (unset)";
-    ProbeScheme: "spec.containers[].[].httpGet.scheme" => "HTTP or HTTPS";
-    ProbeGrpcMode: "spec.containers[].[].grpc.mode" => "Plaintext or unset";
+    HookHandler: "spec.containers[].lifecycle.<hook>" => "one of exec, httpGet and sleep (tcpSocket never did anything)";
+    HookPort: "spec.containers[].lifecycle.<hook>.httpGet.port" => "a port number, or the name of one of the container's ports";
+    HookProtocol: "spec.containers[].lifecycle.<hook>.httpGet.protocol" => "HTTP/1.1 (unset)";
+    HookScheme: "spec.containers[].lifecycle.<hook>.httpGet.scheme" => "HTTP or HTTPS";
+    ProbeHandler: "spec.containers[].<probe>" => "one of exec, httpGet, tcpSocket and grpc";
+    ProbePort: "spec.containers[].<probe>.port" => "a port number, or the name of one of the container's ports";
+    ProbeProtocol: "spec.containers[].<probe>.httpGet.protocol" => "HTTP/1.1 (unset)";
+    ProbeScheme: "spec.containers[].<probe>.httpGet.scheme" => "HTTP or HTTPS";
+    ProbeGrpcMode: "spec.containers[].<probe>.grpc.mode" => "Plaintext or unset";
 
     /// Storage of other kinds than those an instance makes by itself.
     VolumeStorage: "spec.volumes[]" => "not supported yet: emptyDir, configMap, secret, downwardAPI, projected and hostPath are";
@@ -113,7 +113,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// `names` fill the `[]` of the rule's field, after the container's.
+    /// `names` fill the gaps in the rule's field, after the container's own.
     pub fn refuse(&mut self, rule: Rule, names: &[&str], value: impl Display) {
         let field = self.path(rule.field(), names);
         self.all.push(Unsupported { field, value: value.to_string(), expected: rule.expected().to_owned() });
@@ -144,16 +144,17 @@ impl Refusals {
             path.push_str("spec.initContainers");
             rest = rest.trim_start_matches("spec.containers");
         }
-        while let Some((before, after)) = rest.split_once("[]") {
-            path.push_str(before);
+        while let Some(at) = rest.find(['[', '<']) {
+            let (before, after) = rest.split_at(at);
             let name = names.next().unwrap_or_default();
-            // `lifecycle.[]` and `[].[]` stand for a key, not for an element of a list.
-            if before.ends_with('.') {
-                path.push_str(name);
-            } else {
+            path.push_str(before);
+            if let Some(after) = after.strip_prefix("[]") {
                 path.push_str(&format!("[{name}]"));
+                rest = after;
+            } else {
+                path.push_str(name);
+                rest = after.split_once('>').map_or("", |(_, after)| after);
             }
-            rest = after;
         }
         path + rest
     }

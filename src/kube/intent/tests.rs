@@ -224,7 +224,7 @@ fn offenders() -> Vec<api::Pod> {
     vec![pod_with(container, spec), pod_with(json!({}), json!({"restartPolicy": "Perhaps"}))]
 }
 
-/// `spec.initContainers[a].livenessProbe.port` -> `spec.containers[].[].port`
+/// `spec.initContainers[a].livenessProbe.port` -> `spec.containers[].<probe>.port`
 fn pattern(field: &str) -> String {
     let mut plain = String::new();
     for part in field.split_inclusive('[') {
@@ -233,8 +233,9 @@ fn pattern(field: &str) -> String {
             plain.push(']');
         }
     }
-    let keys = ["postStart", "preStop", "startupProbe", "readinessProbe", "livenessProbe"];
-    keys.iter().fold(plain.replace("initContainers", "containers"), |path, key| path.replace(key, "[]"))
+    let plain = plain.replace("initContainers", "containers");
+    let plain = ["postStart", "preStop"].iter().fold(plain, |path, key| path.replace(key, "<hook>"));
+    ["startupProbe", "readinessProbe", "livenessProbe"].iter().fold(plain, |path, key| path.replace(key, "<probe>"))
 }
 
 #[test]
