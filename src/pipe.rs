@@ -46,7 +46,7 @@ pub enum PipeError {
     Local(&'static str, #[source] io::Error),
 }
 
-pub fn data(bytes: impl Into<bytes::Bytes>) -> TunnelFrame {
+fn data(bytes: impl Into<bytes::Bytes>) -> TunnelFrame {
     TunnelFrame { kind: Some(Kind::Data(bytes.into())) }
 }
 
@@ -54,20 +54,22 @@ pub fn end() -> TunnelFrame {
     TunnelFrame { kind: Some(Kind::End(true)) }
 }
 
-/// Carries both directions until both have ended, or one has failed.
+/// Carries both directions until both have ended, or one has failed. Then waits until the other end has
+/// closed the call too: whoever drops a call earlier may cut off what is still on its way.
 pub async fn pump<T: Send>(
-    inbound: impl Stream<Item = Result<TunnelFrame, Status>> + Send + Unpin,
+    mut inbound: impl Stream<Item = Result<TunnelFrame, Status>> + Send + Unpin,
     outbound: mpsc::Sender<T>,
     wrap: impl Fn(TunnelFrame) -> T + Send,
     local: (impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin),
 ) -> Result<(), PipeError> {
     let (read, write) = local;
-    tokio::try_join!(to_local(inbound, write), from_local(read, outbound, wrap))?;
+    tokio::try_join!(to_local(&mut inbound, write), from_local(read, outbound, wrap))?;
+    while inbound.next().await.is_some_and(|frame| frame.is_ok()) {}
     Ok(())
 }
 
 /// Frames to the local writer, until `end`.
-pub async fn to_local(
+async fn to_local(
     mut inbound: impl Stream<Item = Result<TunnelFrame, Status>> + Send + Unpin,
     mut write: impl AsyncWrite + Send + Unpin,
 ) -> Result<(), PipeError> {
@@ -88,7 +90,7 @@ pub async fn to_local(
 }
 
 /// The local reader to frames, until its end.
-pub async fn from_local<T: Send>(
+async fn from_local<T: Send>(
     mut read: impl AsyncRead + Send + Unpin,
     outbound: mpsc::Sender<T>,
     wrap: impl Fn(TunnelFrame) -> T + Send,
@@ -127,6 +129,7 @@ mod tests {
         let mut got = String::new();
         user.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "still here");
+        drop(to_us);
         pumped.await.unwrap().unwrap();
     }
 

@@ -23,7 +23,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 /// Frames that wait for the connection.
 const QUEUE: usize = 2;
@@ -143,11 +143,12 @@ async fn carry(
     let opened = TunnelOpened { id, head: serde_json::to_vec(&head)?.into() };
     let (outbound, stream) = mpsc::channel(QUEUE);
     outbound.try_send(TunnelFrame { kind: Some(Kind::Opened(opened)) })?;
-    let inbound = client.tunnel(ReceiverStream::new(stream)).await?.into_inner();
+    let mut inbound = client.tunnel(ReceiverStream::new(stream)).await?.into_inner();
     match local {
         Local::None => {
             outbound.send(pipe::end()).await?;
-            drain(inbound).await?;
+            drop(outbound);
+            while inbound.message().await?.is_some() {}
         }
         Local::Stream(stream) => pipe::pump(inbound, outbound, |frame| frame, stream.into_split()).await?,
         Local::Bytes(bytes) => {
@@ -187,14 +188,5 @@ where
     let (pumped, produced) = tokio::join!(pumped, producer(theirs));
     pumped?;
     produced?;
-    Ok(())
-}
-
-async fn drain(mut inbound: tonic::Streaming<TunnelFrame>) -> Result<(), Status> {
-    while let Some(frame) = inbound.message().await? {
-        if let Some(Kind::End(_)) = frame.kind {
-            break;
-        }
-    }
     Ok(())
 }

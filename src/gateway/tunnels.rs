@@ -130,13 +130,12 @@ pub(super) async fn carry(
         return;
     }
     let pumped = tokio::select! {
-        pumped = pipe::pump(inbound, outbound.clone(), Ok, tokio::io::split(ours)) => pumped,
+        pumped = pipe::pump(inbound, outbound, Ok, tokio::io::split(ours)) => pumped,
         () = gone.cancelled() => Err(PipeError::Gone),
     };
     if let Err(error) = pumped {
-        // Usual: either side may leave at any time. The agent is told by the call's status.
+        // Usual: either side may leave at any time. The agent is told by the end of the call.
         tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel ended early");
-        let _ = outbound.try_send(Err(Status::cancelled("the tunnel's user has left")));
     }
 }
 
