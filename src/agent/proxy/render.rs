@@ -12,6 +12,9 @@
 //!
 //! A Service without endpoints has its address among the cluster-ips but no element in the map: so it is
 //! refused at once, as is a port that no Service has.
+//!
+//! Priorities are the kernel's (linux/netfilter_ipv4.h): -100 before destinations are translated, 0 where
+//! packets are filtered, 100 after sources are. By number: nft 1.0.6 knows their names at some hooks only.
 
 use super::frontends::{Backend, Change, Frontend, Frontends};
 use crate::model::{PortSpec, Protocol};
@@ -49,9 +52,9 @@ add chain {TABLE} services
 add rule {TABLE} services ip daddr . meta l4proto . th dport vmap @service-ips
 add chain {TABLE} refuse
 add rule {TABLE} refuse ip daddr @cluster-ips reject
-add chain {TABLE} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}
+add chain {TABLE} prerouting {{ type nat hook prerouting priority -100; policy accept; }}
 add rule {TABLE} prerouting jump services
-add chain {TABLE} output {{ type nat hook output priority dstnat; policy accept; }}
+add chain {TABLE} output {{ type nat hook output priority -100; policy accept; }}
 add rule {TABLE} output jump services
 "
     );
@@ -59,7 +62,7 @@ add rule {TABLE} output jump services
         let chain = format!("filter-{hook}");
         line(
             &mut out,
-            format_args!("add chain {TABLE} {chain} {{ type filter hook {hook} priority filter; policy accept; }}"),
+            format_args!("add chain {TABLE} {chain} {{ type filter hook {hook} priority 0; policy accept; }}"),
         );
         line(&mut out, format_args!("add rule {TABLE} {chain} ct state new jump refuse"));
     }
@@ -150,13 +153,13 @@ pub fn pod(pod_ip: Ipv4Addr, ports: &[PortSpec]) -> String {
 delete table {POD_TABLE}
 add table {POD_TABLE}
 add chain {POD_TABLE} host-ports
-add chain {POD_TABLE} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}
+add chain {POD_TABLE} prerouting {{ type nat hook prerouting priority -100; policy accept; }}
 add rule {POD_TABLE} prerouting fib daddr type local goto host-ports
-add chain {POD_TABLE} output {{ type nat hook output priority dstnat; policy accept; }}
+add chain {POD_TABLE} output {{ type nat hook output priority -100; policy accept; }}
 add rule {POD_TABLE} output fib daddr type local ip daddr != 127.0.0.0/8 goto host-ports
-add chain {POD_TABLE} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
+add chain {POD_TABLE} postrouting {{ type nat hook postrouting priority 100; policy accept; }}
 add rule {POD_TABLE} postrouting ct status dnat ip saddr {pod_ip} ip daddr {pod_ip} masquerade fully-random
-add chain {POD_TABLE} forward {{ type filter hook forward priority filter; policy accept; }}
+add chain {POD_TABLE} forward {{ type filter hook forward priority 0; policy accept; }}
 add rule {POD_TABLE} forward ip daddr {METADATA} drop
 "
     );
