@@ -73,10 +73,18 @@ pub struct PodStatus {
 }
 
 impl PodStatus {
-    /// What the API server shows is what we mean. It may show conditions of others besides.
+    /// What the API server shows is what we mean. It may show conditions and annotations of others
+    /// besides, and an old one drops observedGeneration.
     pub fn agrees_with(&self, api: &PodStatus) -> bool {
-        let ours = |c: &Condition| api.conditions.contains(c);
-        self.conditions.iter().all(ours) && *self == PodStatus { conditions: self.conditions.clone(), ..api.clone() }
+        let shown = PodStatus {
+            conditions: self.conditions.clone(),
+            annotations: self.annotations.clone(),
+            observed_generation: self.observed_generation,
+            ..api.clone()
+        };
+        *self == shown
+            && self.conditions.iter().all(|ours| api.conditions.contains(ours))
+            && self.annotations.iter().all(|(key, ours)| api.annotations.get(key) == Some(ours))
     }
 }
 

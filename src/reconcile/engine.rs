@@ -151,6 +151,7 @@ impl Engine {
             Effect::Desired(instance, desired) => self.config.link.set_desired(&instance, desired),
             Effect::ForgetAgent(instance) => self.config.link.forget(&instance),
             Effect::Launch(pool, count) => self.launch(pool, count),
+            Effect::Started(after) => self.config.metrics.started(after),
             Effect::Terminate(ids) => self.terminate(ids),
             Effect::List { name, entry } => self.list(&name, entry),
             Effect::Unlist { name, uid } => self.config.directory.remove(&name, &uid),

@@ -13,7 +13,7 @@
 use crate::decide::desired::{NodeFacts, Refs, resolve, pod_size};
 use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::{self, Demand, Pool, Rules, Supply};
-use crate::decide::status::{Facts, PodStatus, Reason, status};
+use crate::decide::status::{Facts, Phase, PodStatus, Reason, status};
 use crate::model::{
     AgentEvent, ContainerKind, ContainerState, DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord, InstanceState, InstanceType, NodeName,
     ObjectName, PodIntent, PodReport, PodUid, Stop,
@@ -33,6 +33,8 @@ const HOLD_PENDING: SignedDuration = SignedDuration::from_secs(1);
 /// When the API server says something else than we wrote for this long, it is written again: another
 /// controller overwrote it (virtual-kubelet#899).
 const REASSERT: SignedDuration = SignedDuration::from_secs(5);
+/// A delete that showed no effect is asked for again after this long.
+const DELETE_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// How often a pool is asked again after the cloud refused.
 const COOLING: SignedDuration = SignedDuration::from_secs(10);
 /// An instance must be missing from this many descriptions in a row before it counts as gone: clouds
@@ -85,6 +87,8 @@ pub enum Effect {
     Desired(InstanceId, Arc<DesiredPod>),
     ForgetAgent(InstanceId),
     Launch(Pool, u32),
+    /// A Pod is Running for the first time, this long after its creation.
+    Started(SignedDuration),
     Terminate(Vec<InstanceId>),
     /// The kubelet API's directory: set, or removed.
     List { name: ObjectName, entry: super::DirectoryEntry },
@@ -126,6 +130,8 @@ struct PodEntry {
     held_since: Option<Timestamp>,
     generation: Generation,
     desired: Option<Arc<DesiredPod>>,
+    /// When its object was asked to be deleted for good.
+    finalized_at: Option<Timestamp>,
     /// The last reason told by an event, so that it is told once.
     told: Option<String>,
 }
@@ -277,6 +283,7 @@ impl World {
                         held_since: None,
                         generation: Generation(0),
                         desired: None,
+                        finalized_at: None,
                         told: None,
                     },
                 );
@@ -515,17 +522,18 @@ impl World {
                 self.wakes.remove(&(at, uid.clone()));
                 self.dirty.insert(uid);
             }
-            for uid in std::mem::take(&mut self.dirty) {
-                self.decide_pod(&uid, now);
-            }
             if self.placement_wake.is_some_and(|at| at <= now) {
+                self.placement_wake = None;
                 self.placement_dirty = true;
             }
-            if std::mem::take(&mut self.placement_dirty) {
-                self.place(now);
-                // Placement binds Pods and tells others why they wait.
+            // Placement touches Pods and Pods touch placement; neither goes on for ever, since a Pod that
+            // was bound, failed or told why it waits is not touched again for the same reason.
+            while !self.dirty.is_empty() || self.placement_dirty {
                 for uid in std::mem::take(&mut self.dirty) {
                     self.decide_pod(&uid, now);
+                }
+                if std::mem::take(&mut self.placement_dirty) {
+                    self.place(now);
                 }
             }
         }
@@ -644,7 +652,13 @@ impl World {
     }
 
     fn finalize(&mut self, uid: &PodUid, now: Timestamp) {
-        let Some(entry) = self.pods.get(uid) else { return };
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        entry.wants_instance = None;
+        let again = |at: Timestamp| at.saturating_add(DELETE_AGAIN).unwrap_or(Timestamp::MAX);
+        if !entry.gone && entry.finalized_at.is_some_and(|at| now < again(at)) {
+            return;
+        }
+        entry.finalized_at = Some(now);
         let intent = Arc::clone(&entry.seen.intent);
         let ran = entry.report.is_some();
         if !entry.gone {
@@ -665,8 +679,7 @@ impl World {
                 self.effects.push(Effect::Unlist { name: intent.name.clone(), uid: uid.clone() });
             } else {
                 // The object goes soon; if the delete should be lost, it is asked for again.
-                let again = now.saturating_add(SignedDuration::from_secs(30)).unwrap_or(Timestamp::MAX);
-                self.wakes.insert((again, uid.clone()));
+                self.wakes.insert((again(now), uid.clone()));
             }
         }
     }
@@ -706,6 +719,10 @@ impl World {
                 self.wakes.insert((due, uid.clone()));
                 return;
             }
+        }
+        let before = entry.status.as_ref().map(|s| s.phase);
+        if next.phase == Phase::Running && before.is_none_or(|phase| phase == Phase::Pending) {
+            self.effects.push(Effect::Started(now.duration_since(entry.seen.intent.created_at)));
         }
         entry.held_since = None;
         entry.written_at = Some(now);
@@ -878,7 +895,7 @@ fn allocatable(config: &WorldConfig, record: &InstanceRecord) -> crate::model::R
 
 /// Says nothing but that the Pod is on its way.
 fn only_waits(status: &PodStatus) -> bool {
-    status.phase == crate::decide::status::Phase::Pending
+    status.phase == Phase::Pending
         && status.reason.is_none()
         && status.init_containers.iter().chain(&status.containers).all(|c| match &c.state {
             ContainerState::Waiting { reason, .. } => reason == "ContainerCreating" || reason == "PodInitializing",

@@ -41,7 +41,7 @@ pub struct Metrics {
     launches: Counter,
     launched: Counter,
     launch_failures: Counter,
-    pub pod_start: Histogram,
+    pod_start: Histogram,
 }
 
 impl Default for Metrics {
@@ -90,6 +90,11 @@ impl Metrics {
 
     pub fn launch_failed(&self) {
         self.launch_failures.inc();
+    }
+
+    /// A Pod is Running, this long after its creation.
+    pub fn started(&self, after: jiff::SignedDuration) {
+        self.pod_start.observe(after.as_secs_f64());
     }
 
     /// All of it, in the OpenMetrics text format.

@@ -27,6 +27,8 @@ const MAX_MESSAGE: usize = 16 << 20;
 const ASK: Duration = Duration::from_secs(10);
 /// For calls that do: CNI, creating, starting.
 const DO: Duration = Duration::from_secs(120);
+/// For a command that may take as long as it likes (gRPC deadlines need some number).
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Clone, Debug)]
 pub struct CriClient {
@@ -72,6 +74,14 @@ pub struct ExecOutput {
     pub exit_code: i32,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+impl ExecOutput {
+    /// What it printed, the start of it (pkg/probe/exec: maxReadLength).
+    pub fn text(&self) -> String {
+        let both: Vec<u8> = self.stdout.iter().chain(&self.stderr).copied().take(10 << 10).collect();
+        String::from_utf8_lossy(&both).into_owned()
+    }
 }
 
 /// Makes a request with a deadline and names it in the error.
@@ -198,11 +208,17 @@ impl CriClient {
         call!(self.runtime, reopen_container_log, request, ASK, id).map(drop)
     }
 
-    pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, CriError> {
-        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+    /// None: as long as it takes.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, CriError> {
+        let seconds = timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX).max(1));
         let request = cri::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: seconds };
         // The runtime keeps the time; this is for a runtime that doesn't answer.
-        let answer = call!(self.runtime, exec_sync, request, timeout + ASK, id)?;
+        let answer = call!(self.runtime, exec_sync, request, timeout.map_or(FOREVER, |timeout| timeout + ASK), id)?;
         Ok(ExecOutput { exit_code: answer.exit_code, stdout: answer.stdout, stderr: answer.stderr })
     }
 
