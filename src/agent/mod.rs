@@ -22,6 +22,8 @@ mod services;
 mod session;
 mod tunnel;
 
+pub mod proxy;
+
 pub use config::{AgentConfig, ConfigError, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use host::{ExecOutput, HostError, PodHost, Rooms, ServiceSink};
 pub use identity::IdentityError;
