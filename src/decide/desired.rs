@@ -117,7 +117,7 @@ fn container(pod: &PodView<'_>, spec: &ContainerSpec, blocked: Option<&str>) -> 
         kind: spec.kind,
         image: spec.image.clone(),
         pull_policy: spec.pull_policy,
-        pull_credentials: credentials::for_image(pod, &spec.image),
+        pull_credentials: credentials::of_pod(pod),
         command: expand(&spec.command),
         args: expand(&spec.args),
         working_dir: spec.working_dir.clone(),
@@ -174,9 +174,7 @@ fn volume(pod: &PodView<'_>, name: &str, source: &VolumeSource) -> DesiredVolume
         }
         VolumeSource::Projected { sources, default_mode } => match files::collect(pod, sources, *default_mode) {
             Ok(files) => DesiredVolumeSource::Files(files),
-            Err(why) => {
-                DesiredVolumeSource::Blocked(format!("MountVolume.SetUp failed for volume \"{name}\" : {why}"))
-            }
+            Err(why) => DesiredVolumeSource::Blocked(format!("MountVolume.SetUp failed for volume \"{name}\" : {why}")),
         },
     };
     DesiredVolume { name: name.to_owned(), source }

@@ -171,12 +171,7 @@ impl ServicesState {
 
     /// Everything, for one who has nothing or something else.
     pub fn whole(&self) -> ServicesUpdate {
-        ServicesUpdate {
-            from: 0,
-            to: self.version,
-            upsert: self.ports.values().cloned().collect(),
-            remove: Vec::new(),
-        }
+        ServicesUpdate { from: 0, to: self.version, upsert: self.ports.values().cloned().collect(), remove: Vec::new() }
     }
 
     /// Takes an update; on an error nothing has changed.

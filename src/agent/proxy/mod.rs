@@ -114,7 +114,10 @@ impl ServiceProxy {
         let changes = self.frontends.change(&before, &update.upsert);
         let script = render::increment(&changes);
         if let Err(error) = self.tools.nft("change Services", &script).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "an increment of Services failed: writing them all anew");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an increment of Services failed: writing them all anew"
+            );
             return self.replace(state).await;
         }
         self.state = state;

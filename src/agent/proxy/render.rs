@@ -242,7 +242,9 @@ fn chains(out: &mut String, frontend: Frontend, backend: &Backend) {
                 let own = endpoint_chain(frontend, *endpoint);
                 line(
                     out,
-                    format_args!("add set {TABLE} {set} {{ type ipv4_addr; flags dynamic,timeout; timeout {seconds}s; }}"),
+                    format_args!(
+                        "add set {TABLE} {set} {{ type ipv4_addr; flags dynamic,timeout; timeout {seconds}s; }}"
+                    ),
                 );
                 line(out, format_args!("add chain {TABLE} {own}"));
                 line(out, format_args!("flush chain {TABLE} {own}"));

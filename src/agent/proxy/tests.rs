@@ -159,7 +159,8 @@ fn an_increment_touches_only_what_changed() {
 #[test]
 fn traffic_is_spread_over_the_endpoints_at_random() {
     let script = render::whole(&Frontends::of(&[port("web", 7, 80, &[1, 2])]));
-    let spread = "meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.0.0.1 . 8080, 1 : 10.0.0.2 . 8080 }";
+    let spread =
+        "meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.0.0.1 . 8080, 1 : 10.0.0.2 . 8080 }";
     assert!(script.contains(spread), "{script}");
     assert!(script.contains("service-ips { 10.96.0.7 . tcp . 80 : goto svc-10.96.0.7-tcp-80 }"), "{script}");
 }
@@ -187,7 +188,8 @@ fn a_pods_host_ports_lead_to_it() {
         spec(None, None, Protocol::Tcp),
     ];
     let script = render::pod(Ipv4Addr::new(10, 72, 1, 5), &ports);
-    let rules: Vec<_> = script.lines().filter_map(|line| line.strip_prefix("add rule ip pilotlight-pod host-ports ")).collect();
+    let rules: Vec<_> =
+        script.lines().filter_map(|line| line.strip_prefix("add rule ip pilotlight-pod host-ports ")).collect();
     assert_eq!(
         rules,
         [

@@ -38,11 +38,7 @@ pub fn pod_field(pod: &PodView<'_>, FieldPath(path): &FieldPath) -> Result<Strin
 }
 
 /// `own` is the container that asks, where one does.
-pub fn resource_field(
-    pod: &PodView<'_>,
-    own: Option<&ContainerSpec>,
-    field: &ResourceField,
-) -> Result<String, String> {
+pub fn resource_field(pod: &PodView<'_>, own: Option<&ContainerSpec>, field: &ResourceField) -> Result<String, String> {
     let containers = || pod.spec.containers.iter().chain(&pod.spec.init_containers);
     let container = match &field.container {
         Some(name) => containers().find(|container| container.name == *name),

@@ -80,7 +80,8 @@ impl Case {
     }
 
     fn env(mut self, env: &[(&str, EnvValue)]) -> Self {
-        self.app().env = env.iter().map(|(name, value)| EnvVar { name: (*name).into(), value: value.clone() }).collect();
+        self.app().env =
+            env.iter().map(|(name, value)| EnvVar { name: (*name).into(), value: value.clone() }).collect();
         self
     }
 
@@ -272,7 +273,8 @@ fn resource_fields_divide_and_round_up_and_unset_limits_are_the_machines() {
     case.app().requests = Resources { memory_bytes: Some((64 << 20) + 1), ..Resources::default() };
     let value = |resource: &str, divisor: &str| {
         let field = ResourceField { container: None, resource: resource.into(), divisor: divisor.into() };
-        Case { spec: case.spec.clone(), ..Case::new() }.env(&[("A", EnvValue::ResourceField(field))]).variables()["A"].clone()
+        Case { spec: case.spec.clone(), ..Case::new() }.env(&[("A", EnvValue::ResourceField(field))]).variables()["A"]
+            .clone()
     };
     for (resource, divisor, expected) in [
         ("limits.cpu", "1", "2"),
@@ -399,7 +401,8 @@ fn no_file_ever_leaves_its_volume() {
 #[test]
 fn a_token_is_a_file_that_fs_group_may_read() {
     let key = TokenKey { audience: None, expiration_seconds: 3607 };
-    let source = || ProjectedSource::ServiceAccountToken { path: "token".into(), audience: None, expiration_seconds: 3607 };
+    let source =
+        || ProjectedSource::ServiceAccountToken { path: "token".into(), audience: None, expiration_seconds: 3607 };
     let waiting = Case::new().files(vec![source()]);
     assert!(matches!(waiting, DesiredVolumeSource::Blocked(_)));
     let with_token = || {
@@ -471,27 +474,29 @@ fn dns_follows_the_policy_and_what_the_pod_adds() {
 }
 
 #[test]
-fn only_credentials_that_fit_the_image_go_to_the_agent_the_closest_first() {
+fn pull_secrets_of_both_formats_become_credentials() {
     let modern = br#"{"auths": {
         "registry.example": {"auth": "YTphYQ=="},
         "https://registry.example/v1/team": {"username": "b", "password": "bb"},
-        "other.example": {"auth": "Yzpj"},
-        "*.example": {"auth": "ZDpkZA"}
+        "broken.example": {"auth": "?"}
     }}"#;
-    let legacy = br#"{"registry.example": {"auth": "ZTplZQ"}, "https://index.docker.io/v1/": {"auth": "aHViOmg"}}"#;
+    let legacy = br#"{"https://index.docker.io/v1/": {"auth": "aHViOmg"}}"#;
     let mut case = Case::new().secret("m", &[(".dockerconfigjson", modern)]).secret("l", &[(".dockercfg", legacy)]);
     case.refs.secrets.insert("gone".into(), Fetched::Missing);
-    case = case.secret("broken", &[(".dockercfg", b"{")]);
-    case.spec.image_pull_secrets = ["m", "gone", "broken", "l"].map(str::to_owned).to_vec();
-    let users = |case: &Case| -> Vec<String> {
-        let credentials = case.resolved_app().pull_credentials;
-        credentials.into_iter().map(|RegistryCredential { username, password, .. }| format!("{username}:{password}")).collect()
-    };
-    assert_eq!(users(&case), ["b:bb", "a:aa", "e:ee", "d:dd"]);
-    case.app().image = "nginx:1".into();
-    assert_eq!(users(&case), ["hub:h"]);
-    case.app().image = "elsewhere.test/x".into();
-    assert!(users(&case).is_empty());
+    case = case.secret("bad", &[(".dockercfg", b"{")]);
+    case.spec.image_pull_secrets = ["l", "gone", "bad", "m"].map(str::to_owned).to_vec();
+    let app = case.resolved_app();
+    let found: Vec<_> = app
+        .pull_credentials
+        .iter()
+        .map(|RegistryCredential { registry, username, password }| {
+            (registry.as_str(), username.as_str(), password.as_str())
+        })
+        .collect();
+    let expected =
+        [("index.docker.io", "hub", "h"), ("registry.example/team", "b", "bb"), ("registry.example", "a", "aa")];
+    assert_eq!(found, expected);
+    assert_eq!(app.blocked, None);
 }
 
 #[test]

@@ -29,12 +29,7 @@ pub(super) fn pod_containers(
     (init, apps.iter().map(|c| container(c, false, pod, refusals)).collect())
 }
 
-fn container(
-    container: &api::Container,
-    init: bool,
-    pod: &PodContext<'_>,
-    refusals: &mut Refusals,
-) -> ContainerSpec {
+fn container(container: &api::Container, init: bool, pod: &PodContext<'_>, refusals: &mut Refusals) -> ContainerSpec {
     let api::Container {
         args,
         command,

@@ -21,12 +21,7 @@ pub(super) fn probe(probe: &api::Probe, key: &str, ports: &[PortSpec], refusals:
         termination_grace_period_seconds,
         timeout_seconds,
     } = probe;
-    let rules = Rules {
-        port: Rule::ProbePort,
-        protocol: Rule::ProbeProtocol,
-        scheme: Rule::ProbeScheme,
-        key,
-    };
+    let rules = Rules { port: Rule::ProbePort, protocol: Rule::ProbeProtocol, scheme: Rule::ProbeScheme, key };
     let action = match (exec, http_get, tcp_socket, grpc) {
         (Some(exec), ..) => command(exec),
         (None, Some(http_get), ..) => http(http_get, &rules, ports, refusals)?,

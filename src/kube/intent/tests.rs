@@ -48,7 +48,10 @@ fn a_bare_pod_gets_the_defaults_of_the_api_server() {
     assert_eq!(app.pull_policy, PullPolicy::IfNotPresent);
     assert_eq!(app.termination_message.path, "/dev/termination-log");
     let probe = app.probes.readiness.as_ref().expect("a probe");
-    assert_eq!((probe.period_seconds, probe.timeout_seconds, probe.success_threshold, probe.failure_threshold), (10, 1, 1, 3));
+    assert_eq!(
+        (probe.period_seconds, probe.timeout_seconds, probe.success_threshold, probe.failure_threshold),
+        (10, 1, 1, 3)
+    );
     assert_eq!(probe.action, Handler::Http { host: None, port: 80, path: "/".into(), https: false, headers: vec![] });
 }
 
@@ -62,7 +65,11 @@ fn an_image_whose_tag_may_move_is_always_pulled() {
         ("registry:5000/nginx:1", PullPolicy::IfNotPresent),
         ("nginx@sha256:0000", PullPolicy::IfNotPresent),
     ] {
-        assert_eq!(accepted(&pod_with(json!({"image": image}), json!({}))).containers[0].pull_policy, policy, "{image}");
+        assert_eq!(
+            accepted(&pod_with(json!({"image": image}), json!({}))).containers[0].pull_policy,
+            policy,
+            "{image}"
+        );
     }
 }
 
@@ -123,7 +130,9 @@ fn the_volume_of_a_service_account_is_a_set_of_files() {
         sources[0],
         ProjectedSource::ServiceAccountToken { path: "token".into(), audience: None, expiration_seconds: 3607 }
     );
-    assert!(matches!(&sources[1], ProjectedSource::Object { object: ObjectRef::ConfigMap(name), .. } if name == "kube-root-ca.crt"));
+    assert!(
+        matches!(&sources[1], ProjectedSource::Object { object: ObjectRef::ConfigMap(name), .. } if name == "kube-root-ca.crt")
+    );
     let ProjectedSource::Downward(files) = &sources[2] else { panic!("not downward") };
     assert_eq!(files[0].value, EnvValue::Field(FieldPath("metadata.namespace".into())));
 }
@@ -151,7 +160,10 @@ fn what_belongs_to_others_does_not_fail_a_pod() {
 fn a_refused_sysctl_carries_kubelets_reason_and_words() {
     let sysctls = json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}});
     let refusal = &refused(&pod_with(json!({}), sysctls))[0];
-    assert_eq!((refusal.field.as_str(), refusal.reason()), ("spec.securityContext.sysctls[kernel.msgmax]", "SysctlForbidden"));
+    assert_eq!(
+        (refusal.field.as_str(), refusal.reason()),
+        ("spec.securityContext.sysctls[kernel.msgmax]", "SysctlForbidden")
+    );
     assert!(refusal.value.contains("forbidden sysctl: \"kernel.msgmax\" not allowlisted"), "{refusal}");
     let shared = json!({"hostNetwork": true, "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}});
     assert!(refused(&pod_with(json!({}), shared))[0].value.contains("not allowed with host net enabled"));
@@ -250,6 +262,7 @@ fn every_rule_refuses_what_it_names() {
 #[test]
 fn every_refusal_is_in_semantics_md() {
     let page = include_str!("../../../SEMANTICS.md");
-    let missing: Vec<_> = Rule::ALL.iter().map(|rule| rule.field()).filter(|f| !page.contains(&format!("`{f}`"))).collect();
+    let missing: Vec<_> =
+        Rule::ALL.iter().map(|rule| rule.field()).filter(|f| !page.contains(&format!("`{f}`"))).collect();
     assert!(missing.is_empty(), "not in SEMANTICS.md: {missing:#?}");
 }

@@ -93,7 +93,10 @@ fn volume(volume: &api::Volume, refusals: &mut Refusals) -> Option<VolumeSpec> {
     } else if let Some(source) = config_map {
         let api::ConfigMapVolumeSource { default_mode, default_user, items, name: object, optional } = source;
         owner(name, default_user, refusals);
-        files(*default_mode, vec![object_source(name, ObjectRef::ConfigMap(object.clone()), items, *optional, refusals)])
+        files(
+            *default_mode,
+            vec![object_source(name, ObjectRef::ConfigMap(object.clone()), items, *optional, refusals)],
+        )
     } else if let Some(source) = secret {
         let api::SecretVolumeSource { default_mode, default_user, items, optional, secret_name } = source;
         owner(name, default_user, refusals);
@@ -183,11 +186,7 @@ fn object_source(
     ProjectedSource::Object { object, items, optional: optional.unwrap_or(false) }
 }
 
-fn downward(
-    volume: &str,
-    items: &Option<Vec<api::DownwardAPIVolumeFile>>,
-    refusals: &mut Refusals,
-) -> ProjectedSource {
+fn downward(volume: &str, items: &Option<Vec<api::DownwardAPIVolumeFile>>, refusals: &mut Refusals) -> ProjectedSource {
     let file = |file: &api::DownwardAPIVolumeFile| {
         let api::DownwardAPIVolumeFile { field_ref, mode: own, path, resource_field_ref, user } = file;
         item_owner(volume, path, user, refusals);

@@ -39,7 +39,11 @@ fn any_value() -> impl Strategy<Value = EnvValue> {
     let name = || proptest::sample::select(vec!["one", "two", "three"]).prop_map(str::to_owned);
     prop_oneof![
         word().prop_map(EnvValue::Literal),
-        (name(), word(), any::<bool>()).prop_map(|(name, key, optional)| EnvValue::ConfigMapKey { name, key, optional }),
+        (name(), word(), any::<bool>()).prop_map(|(name, key, optional)| EnvValue::ConfigMapKey {
+            name,
+            key,
+            optional
+        }),
         (name(), word(), any::<bool>()).prop_map(|(name, key, optional)| EnvValue::SecretKey { name, key, optional }),
         Just(field("metadata.labels")),
     ]
