@@ -22,6 +22,7 @@ mod services;
 mod session;
 mod tunnel;
 
+pub mod pod;
 pub mod proxy;
 
 pub use config::{AgentConfig, ConfigError, DEFAULT_CONFIG, DEFAULT_STATE_DIR};

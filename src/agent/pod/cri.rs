@@ -9,7 +9,9 @@ mod tunnel;
 pub use tunnel::{Found, Which};
 
 use hyper_util::rt::TokioIo;
-use k8s_cri::v1::{self as cri, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+use k8s_cri::v1::{
+    self as cri, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+};
 use std::{
     error::Error as _,
     path::{Path, PathBuf},
@@ -17,7 +19,7 @@ use std::{
 };
 use tokio::net::UnixStream;
 use tonic::{
-    Code, Request, Status,
+    Code, Status,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -87,32 +89,33 @@ impl ExecOutput {
 /// Makes a request with a deadline and names it in the error.
 macro_rules! call {
     ($client:expr, $method:ident, $request:expr, $timeout:expr, $key:expr) => {{
-        let mut request = Request::new($request);
+        let mut request = tonic::Request::new($request);
         request.set_timeout($timeout);
         match tokio::time::timeout($timeout, $client.clone().$method(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(CriError { operation: stringify!($method), key: $key.to_string(), status: Box::new(status) }),
+            Ok(Err(status)) => {
+                Err(CriError { operation: stringify!($method), key: $key.to_string(), status: Box::new(status) })
+            }
             Err(_) => Err(CriError {
                 operation: stringify!($method),
                 key: $key.to_string(),
-                status: Box::new(Status::deadline_exceeded("context deadline exceeded")),
+                status: Box::new(tonic::Status::deadline_exceeded("context deadline exceeded")),
             }),
         }
     }};
 }
-pub(self) use call;
+use call;
 
 impl CriClient {
     /// Does not dial yet.
     pub fn new(socket: &Path) -> Self {
         let socket: PathBuf = socket.to_owned();
         // The address is not used: the connector dials the socket.
-        let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
+        let channel =
+            Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let socket = socket.clone();
                 async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
-            },
-        ));
+            }));
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),

@@ -33,9 +33,8 @@ pub(super) async fn ensure(
 ) -> Result<ImageUser, NoImage> {
     let image = &container.image;
     let reference = Reference::parse(image).map_err(|error| {
-        let message = format!(
-            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {error}"
-        );
+        let message =
+            format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {error}");
         tell.container(container, true, "InspectFailed", &message);
         failed(container, tell, "InvalidImageName", message)
     })?;

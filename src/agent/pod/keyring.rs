@@ -24,13 +24,15 @@ pub(super) fn lookup<'a>(credentials: &'a [RegistryCredential], image: &Referenc
 fn key(registry: &str) -> String {
     let bare = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
     let (host, path) = bare.split_once('/').map_or((bare, String::new()), |(host, path)| (host, format!("/{path}")));
-    let path = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/v2/")).map(|rest| format!("/{rest}")).unwrap_or(path);
+    let path =
+        path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/v2/")).map(|rest| format!("/{rest}")).unwrap_or(path);
     if path == "/" { host.to_owned() } else { format!("{host}{path}") }
 }
 
 fn matches(key: &str, target: &str) -> bool {
     let split = |text: &str| -> (String, String, String) {
-        let (host, path) = text.split_once('/').map_or((text, String::new()), |(host, path)| (host, format!("/{path}")));
+        let (host, path) =
+            text.split_once('/').map_or((text, String::new()), |(host, path)| (host, format!("/{path}")));
         let (host, port) = host.rsplit_once(':').unwrap_or((host, ""));
         (host.to_owned(), port.to_owned(), path)
     };

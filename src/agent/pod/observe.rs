@@ -3,7 +3,10 @@
 //! A list of sandboxes and a list of containers each time; the details of a container only when its
 //! state has changed, since what has exited stays as it is.
 
-use super::{cri::{CriClient, CriError}, labels, messages};
+use super::{
+    cri::{CriClient, CriError},
+    labels, messages,
+};
 use crate::{
     decide::containers::{Attempt, AttemptState, Sandbox},
     model::{PodUid, Termination},
@@ -41,7 +44,8 @@ impl Seen {
             Ok(ready) => ready,
             Err(error) => return Err((self, error)),
         };
-        let known: HashMap<&str, &Attempt> = self.attempts.iter().map(|attempt| (attempt.id.as_str(), attempt)).collect();
+        let known: HashMap<&str, &Attempt> =
+            self.attempts.iter().map(|attempt| (attempt.id.as_str(), attempt)).collect();
         let mut attempts = Vec::with_capacity(containers.len());
         for container in &containers {
             let same = known.get(container.id.as_str()).filter(|attempt| is_state(&attempt.state, container.state()));

@@ -44,7 +44,8 @@ impl Reference {
             Some(_) => return Err(ReferenceError::Format),
             None => (remote, None),
         };
-        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+        let path =
+            if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         if path.chars().any(|c| c.is_ascii_uppercase()) {
             return Err(ReferenceError::Uppercase(path));
         }
@@ -102,7 +103,8 @@ fn is_domain(domain: &str) -> bool {
             && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
     };
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    port_ok && v6.map_or_else(|| host.split('.').all(label), |v6| v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'))
+    port_ok
+        && v6.map_or_else(|| host.split('.').all(label), |v6| v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'))
 }
 
 /// Lower-case letters and digits, in groups parted by `.`, `_`, `__` or dashes.
@@ -133,9 +135,7 @@ fn is_component(component: &str) -> bool {
 
 fn is_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    tag.len() <= 128
-        && tag.bytes().next().is_some_and(word)
-        && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+    tag.len() <= 128 && tag.bytes().next().is_some_and(word) && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
 }
 
 fn is_digest(digest: &str) -> bool {
@@ -177,7 +177,20 @@ mod tests {
 
     #[test]
     fn what_is_no_image_name_is_refused() {
-        for text in ["", ":tag", "a:", "a//b", "a/-b", "a b", "a@sha256:abc", "a:t:u", "a..b", "a___b", "https://a/b", "r.example/"] {
+        for text in [
+            "",
+            ":tag",
+            "a:",
+            "a//b",
+            "a/-b",
+            "a b",
+            "a@sha256:abc",
+            "a:t:u",
+            "a..b",
+            "a___b",
+            "https://a/b",
+            "r.example/",
+        ] {
             assert_eq!(Reference::parse(text), Err(ReferenceError::Format), "{text}");
         }
         assert_eq!(Reference::parse("BusyBox"), Err(ReferenceError::Uppercase("library/BusyBox".to_owned())));

@@ -42,7 +42,8 @@ fn signed(value: u64) -> i64 {
 
 /// Who is killed first when memory runs out (`GetContainerOOMScoreAdjust`).
 fn oom_score(pod: &DesiredPod, container: &DesiredContainer, memory_bytes: u64) -> i64 {
-    let request = |container: &DesiredContainer| container.requests.memory_bytes.or(container.limits.memory_bytes).unwrap_or(0);
+    let request =
+        |container: &DesiredContainer| container.requests.memory_bytes.or(container.limits.memory_bytes).unwrap_or(0);
     let says = |amount: Option<u64>| amount.is_some_and(|amount| amount > 0);
     let all = |check: &dyn Fn(&DesiredContainer) -> bool| pod.containers.iter().all(check);
     let guaranteed = all(&|c| {
@@ -53,7 +54,9 @@ fn oom_score(pod: &DesiredPod, container: &DesiredContainer, memory_bytes: u64) 
         return GUARANTEED;
     }
     let best_effort = all(&|c| {
-        ![c.requests.cpu_millis, c.limits.cpu_millis, c.requests.memory_bytes, c.limits.memory_bytes].into_iter().any(says)
+        ![c.requests.cpu_millis, c.limits.cpu_millis, c.requests.memory_bytes, c.limits.memory_bytes]
+            .into_iter()
+            .any(says)
     });
     if best_effort {
         return BEST_EFFORT;

@@ -206,11 +206,7 @@ fn environment(env: &[(String, String)]) -> Vec<cri::KeyValue> {
     list
 }
 
-fn security(
-    pod: &DesiredPod,
-    security: &ContainerSecurity,
-    image: &ImageUser,
-) -> cri::LinuxContainerSecurityContext {
+fn security(pod: &DesiredPod, security: &ContainerSecurity, image: &ImageUser) -> cri::LinuxContainerSecurityContext {
     // Without a user of its own a container runs as the image says (`determineEffectiveSecurityContext`).
     let user = security.run_as_user.or(image.uid);
     let name = if user.is_none() { image.name.clone() } else { String::new() };

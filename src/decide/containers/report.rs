@@ -19,12 +19,11 @@ pub(super) fn waiting(container: &DesiredContainer, latest: Option<&Attempt>, fa
 pub(super) fn of(desired: &DesiredPod, container: &DesiredContainer, observed: &Observed) -> ContainerReport {
     let latest = observed.latest(&container.name);
     let progress = observed.progress(&container.name);
-    let starting = progress.start == Start::Busy;
     let Some(attempt) = latest else { return waiting(container, None, creating(desired)) };
     let last = observed.previous(attempt).and_then(Attempt::exit).cloned();
     match &attempt.state {
         // A container counts as running when its postStart hook is through.
-        AttemptState::Running { started_at } if !starting => {
+        AttemptState::Running { started_at } if progress.start == Start::Idle => {
             let started = is_started(container, &progress);
             ContainerReport {
                 state: ContainerState::Running { started_at: *started_at },
@@ -43,7 +42,11 @@ pub(super) fn of(desired: &DesiredPod, container: &DesiredContainer, observed: &
             ..blank(container, latest)
         },
         AttemptState::Running { .. } | AttemptState::Created | AttemptState::Unknown => {
-            ContainerReport { last, ..waiting(container, latest, creating(desired)) }
+            let fault = match progress.start {
+                Start::Failed { fault, .. } => fault,
+                Start::Idle | Start::Busy => creating(desired),
+            };
+            ContainerReport { last, ..waiting(container, latest, fault) }
         }
     }
 }

@@ -190,6 +190,9 @@ impl Step<'_> {
         let kill = if attempt.state == AttemptState::Unknown {
             let text = format!("{what} is in \"unknown\" state, try killing it before restart");
             Some((text, self.desired.termination_grace_seconds))
+        } else if matches!(progress.start, Start::Failed { .. }) {
+            // It runs all the same: only its postStart hook can have failed.
+            Some(("FailedPostStartHook".to_owned(), self.desired.termination_grace_seconds))
         } else if attempt.hash != definition_hash(container) && container.blocked.is_none() {
             let text = format!("{what} {name} definition changed, will be restarted");
             Some((text, self.desired.termination_grace_seconds))
@@ -215,7 +218,7 @@ impl Step<'_> {
                 message,
             }));
         }
-        report::is_started(container, &progress)
+        progress.start == Start::Idle && report::is_started(container, &progress)
     }
 
     fn will_restart(&self) -> &'static str {

@@ -382,6 +382,17 @@ fn a_failed_liveness_probe_kills_with_the_probes_own_grace_and_then_restarts() {
 }
 
 #[test]
+fn a_failed_post_start_hook_kills_the_container_which_never_counts_as_running() {
+    let mut world = World::new(pod(RestartPolicy::Always, vec![container("app", ContainerKind::App)]));
+    world.settle();
+    let fault = Fault { reason: "PostStartHookError".to_owned(), message: "exit 1".to_owned() };
+    world.progress("app").start = Start::Failed { fault, at: world.now, failures: 1 };
+    let plan = world.settle();
+    assert_eq!(waiting_reason(&plan, 0), "PostStartHookError");
+    assert_eq!(world.kills[0].message, "FailedPostStartHook");
+}
+
+#[test]
 fn a_new_image_restarts_the_container_and_a_new_label_does_not() {
     let mut world = World::new(pod(RestartPolicy::Always, vec![container("app", ContainerKind::App)]));
     world.settle();

@@ -60,7 +60,8 @@ pub(super) fn write(volume: &Path, files: &[DesiredFile], group: Option<i64>) ->
 /// Relative, downwards only, and not one of our own names.
 fn checked(path: &str) -> Result<PathBuf, VolumeError> {
     let parts: Vec<_> = Path::new(path).components().collect();
-    let plain = parts.iter().all(|part| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b"..")));
+    let plain =
+        parts.iter().all(|part| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b"..")));
     if plain && !parts.is_empty() {
         return Ok(parts.iter().collect());
     }
@@ -111,7 +112,8 @@ fn list(root: &Path, dir: &Path, into: &mut BTreeSet<PathBuf>) -> io::Result<()>
 
 /// The links that users see: one for each name at the top, and none for what is no more.
 fn show(volume: &Path, wanted: &BTreeMap<PathBuf, &DesiredFile>) -> Result<(), VolumeError> {
-    let names: BTreeSet<PathBuf> = wanted.keys().filter_map(|path| path.components().next().map(|c| PathBuf::from(c.as_os_str()))).collect();
+    let names: BTreeSet<PathBuf> =
+        wanted.keys().filter_map(|path| path.components().next().map(|c| PathBuf::from(c.as_os_str()))).collect();
     for name in &names {
         let link = volume.join(name);
         let target = Path::new(DATA).join(name);

@@ -55,11 +55,10 @@ mod tests {
         pod.pod_ip = Some("10.72.1.5".parse().unwrap());
         assert!(content(&pod).ends_with("ip6-allrouters\n10.72.1.5\tpod\n"));
         pod.fqdn = Some("pod.sub.default.svc.cluster.local".to_owned());
-        pod.host_aliases = vec![HostAlias {
-            ip: "1.2.3.4".parse().unwrap(),
-            hostnames: vec!["a".to_owned(), "b".to_owned()],
-        }];
-        let end = "10.72.1.5\tpod.sub.default.svc.cluster.local\tpod\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n";
+        pod.host_aliases =
+            vec![HostAlias { ip: "1.2.3.4".parse().unwrap(), hostnames: vec!["a".to_owned(), "b".to_owned()] }];
+        let end =
+            "10.72.1.5\tpod.sub.default.svc.cluster.local\tpod\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n";
         assert!(content(&pod).ends_with(end), "{}", content(&pod));
     }
 }

@@ -20,7 +20,8 @@ use std::{
 /// Binds `volume`/`sub` to `target`, making the directories that are missing.
 pub(super) fn bind(volume: &Path, sub: &str, target: &Path) -> io::Result<()> {
     let pinned = pin(volume, sub)?;
-    let is_dir = fstat(&pinned).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)?;
+    let is_dir =
+        fstat(&pinned).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)?;
     release(target)?;
     if is_dir {
         fs::create_dir_all(target)?;
