@@ -3,6 +3,7 @@
 //! Needs root and what scripts/tools and scripts/images make. Each test has a network namespace, a
 //! cluster name and a state directory of its own, so they run side by side. What an earlier run left
 //! behind (killed halfway) is cleared first.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as its functions do")]
 
 use nix::{
     sched::{CloneFlags, unshare},
@@ -277,6 +278,8 @@ fn two_machines_boot_with_a_containerd_each_and_share_nothing_but_the_kernel() {
         assert!(world.inside(other, &format!("test ! -e {path}")).is_ok(), "{path} is seen by the other machine");
         assert!(!Path::new(&path).exists(), "{path} is seen on the host");
     }
+    let environment = world.inside(one, "tr '\\0' '\\n' </proc/1/environ").unwrap();
+    assert!(environment.starts_with("PATH=") && environment.lines().count() == 1, "{environment}");
     let state = world.config.state_dir.display();
     assert!(world.inside(one, &format!("ls {state}/*")).is_err(), "the state of all machines can be reached");
     assert_eq!(world.inside(one, "ls /dev/vda /dev/sda /dev/nvme0n1 2>/dev/null; true").unwrap(), "");
@@ -336,6 +339,8 @@ fn services_that_die_are_started_again_and_containers_live_on() {
     });
     assert_eq!(world.inside(id, "pgrep -f 'sleep 100000$'").unwrap(), sleeper);
     assert!(world.inside(id, "ctr -n k8s.io task ls").unwrap().contains("RUNNING"));
+    let blocked = world.inside(id, "grep SigBlk /proc/$(pgrep -f 'sleep 1000000$')/status").unwrap();
+    assert!(blocked.ends_with("\t0000000000000000"), "a service can't be asked to stop: {blocked}");
     world.inside(id, "pkill -9 -f 'sleep 1000000$'").unwrap();
     world.until(id, "the agent is back", || world.console(id).matches("an agent starts").count() == 2);
 }
@@ -422,6 +427,7 @@ fn a_killed_supervisor_takes_its_machine_along_and_everything_is_cleared_up() {
 fn a_terminated_machine_leaves_nothing_and_may_be_terminated_again() {
     let world = World::new("terminate");
     let id = &world.launch_and_wait("batch", 1)[0].id;
+    world.until(id, "the agent runs", || world.console(id).contains("an agent starts"));
     assert!(!world.remains(id).is_empty(), "the check for remains sees nothing");
     world.until(id, "containerd answers", || world.inside(id, "ctr version").is_ok());
     world.inside(id, &format!("ctr -n k8s.io run --detach {IMAGE} lasting sleep 100000")).unwrap();
@@ -431,6 +437,8 @@ fn a_terminated_machine_leaves_nothing_and_may_be_terminated_again() {
     world.until_nothing_remains(id);
     world.terminate(id);
     assert_eq!(world.describe()[id].state_reason.as_deref(), Some("terminated as asked"));
+    let console = world.console(id);
+    assert!(console.contains("pilotlight-agent was killed by SIGTERM") && console.contains("containerd exited with 0"));
     world.runtime.block_on(world.cloud().terminate(&[InstanceId::new("i-never-was")])).unwrap();
 }
 
@@ -444,11 +452,21 @@ fn a_machine_that_is_terminated_while_it_boots_leaves_nothing() {
 
 #[test]
 fn a_machine_whose_supervisor_never_came_is_ended_with_the_reason() {
-    let world = World::with("never", |config| config.self_binary = Some("/bin/false".into()));
-    let id = &world.launch("batch", 1).unwrap()[0].id;
-    world.until_nothing_remains(id);
-    let reason = world.describe()[id].state_reason.clone();
+    let mut world = World::with("never", |config| config.self_binary = Some("/bin/false".into()));
+    let id = world.launch("batch", 1).unwrap().remove(0).id;
+    world.until_nothing_remains(&id);
+    let reason = world.describe()[&id].state_reason.clone();
     assert_eq!(reason.as_deref(), Some("the machine was recorded but never started"));
+
+    // A record is kept for a while, and then no longer.
+    world.restart_provider();
+    assert!(world.describe().contains_key(&id));
+    let mut record = world.json(&id, "instance.json");
+    record["ended_at"] = "2020-01-01T00:00:00Z".into();
+    fs::write(world.dir(&id).join("instance.json"), record.to_string()).unwrap();
+    world.restart_provider();
+    assert!(world.describe().is_empty());
+    assert!(!world.dir(&id).exists());
 }
 
 #[test]

@@ -5,20 +5,16 @@
 //! Everything blocks, so every call runs on a thread for that, and no lock is held across an await.
 
 use super::{
-    addresses::{Pair, Subnet, allocate},
+    addresses::{Subnet, allocate},
     config::LocalCloudConfig,
     disk,
     error::{Doing, LocalError, chain},
+    launch::{self, hex},
     lifecycle::{Action, Known, Supervisor, judge},
-    machine::{Bind, MachineSpec},
     network,
     process::boot_id,
-    record::{
-        CLAIMED, CONSOLE, INSTANCE, InstanceDir, LOCK, MACHINE, Phase, SUPERVISOR, StoredInstance, SupervisorNote,
-        USER_DATA,
-    },
+    record::{CLAIMED, CONSOLE, INSTANCE, InstanceDir, LOCK, Phase, SUPERVISOR, StoredInstance, SupervisorNote},
     sweep::{self, CLOUD, CloudFile},
-    user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, UserDataInput, user_data},
 };
 use crate::{
     model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest},
@@ -38,7 +34,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Child,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -192,7 +188,7 @@ impl Inner {
         }
         let mut launched = Vec::new();
         for pair in pairs {
-            match self.record(request, instance_type, pair, now) {
+            match launch::record(&self.config, self.restrict_oom_score_adj, request, instance_type, pair, now) {
                 Ok(stored) => launched.push(stored),
                 Err(error) if launched.is_empty() => return Err(retry("launch", &error)),
                 Err(error) => {
@@ -204,7 +200,7 @@ impl Inner {
         let mut records = Vec::new();
         for stored in launched {
             let id = stored.instance.id.clone();
-            let child = self.start(&id);
+            let child = launch::start(&self.self_binary, &self.dir(&id));
             let mut machine = Machine { stored, note: None, child: None };
             match child {
                 Ok(child) => machine.child = Some(child),
@@ -230,98 +226,6 @@ impl Inner {
         }
         let known = self.config.types.iter().find(|t| t.name == request.instance_type);
         known.ok_or_else(|| refused(format!("there is no instance type {}", request.instance_type)))
-    }
-
-    /// Writes everything down that makes the instance; with its record the instance exists.
-    fn record(
-        &self,
-        request: &LaunchRequest,
-        instance_type: &InstanceType,
-        pair: Pair,
-        now: Timestamp,
-    ) -> Result<StoredInstance, LocalError> {
-        let id = InstanceId::new(format!("i-{}", &hex(&rand::random::<[u8; 9]>())[..17]));
-        let token = hex(&rand::random::<[u8; 32]>());
-        let dir = self.dir(&id);
-        fs::create_dir(dir.path()).doing(|| format!("make {}", dir.path().display()))?;
-        let input = UserDataInput {
-            instance_id: id.as_str(),
-            provider_url: &self.config.provider_url,
-            ca_pem: &self.config.ca_pem,
-            token: &token,
-            sandbox_image: &self.config.sandbox_image,
-            registries: &self.config.registries,
-            restrict_oom_score_adj: self.restrict_oom_score_adj,
-        };
-        let yaml = user_data(&input)
-            .and_then(|data| serde_saphyr::to_string(&data).map_err(|error| error.to_string()))
-            .map_err(|message| LocalError::Content { path: dir.file(USER_DATA), message })?;
-        dir.write_text(USER_DATA, &yaml)?;
-        dir.write(MACHINE, &self.spec(&id, instance_type, pair.machine))?;
-        let stored = StoredInstance {
-            instance: InstanceRecord {
-                id,
-                client_token: request.client_token.clone(),
-                instance_type: request.instance_type.clone(),
-                zone: request.zone.clone(),
-                purchase: request.purchase,
-                state: InstanceState::Pending,
-                state_reason: None,
-                private_ip: Some(pair.machine.into()),
-                pod_ip: Some(pair.pod.into()),
-                launched_at: now,
-                price: instance_type.price,
-                tags: request.tags.clone(),
-            },
-            launch_count: request.count,
-            token_sha256: hex(&Sha256::digest(&token)),
-            stop_requested_at: None,
-            ended_at: None,
-            cleaned: false,
-        };
-        dir.write_durably(INSTANCE, &stored)?;
-        Ok(stored)
-    }
-
-    fn spec(&self, id: &InstanceId, instance_type: &InstanceType, address: Ipv4Addr) -> MachineSpec {
-        let config = &self.config;
-        let bind = |source: &Path, target: &str| Bind { source: source.to_owned(), target: target.into() };
-        MachineSpec {
-            instance: id.as_str().to_owned(),
-            cluster: config.cluster.clone(),
-            cpu_millis: instance_type.cpu_millis,
-            memory_bytes: instance_type.memory_bytes,
-            veth: network::veth_name(id),
-            bridge: config.bridge.clone(),
-            address,
-            prefix_len: config.prefix_len,
-            gateway: config.bridge_address,
-            image: config.machine_image.clone(),
-            tools: vec![
-                bind(&config.bin_dir, BIN_DIR),
-                bind(&config.cni_bin_dir, CNI_BIN_DIR),
-                bind(&config.agent_binary, AGENT),
-            ],
-            hidden: [&config.state_dir].into_iter().chain(&config.hidden).cloned().collect(),
-        }
-    }
-
-    fn start(&self, id: &InstanceId) -> Result<Child, LocalError> {
-        let dir = self.dir(id);
-        let console = || {
-            let path = dir.file(CONSOLE);
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-            file.doing(|| format!("open {}", path.display()))
-        };
-        Command::new(&self.self_binary)
-            .args(["local-machine", "--dir"])
-            .arg(dir.path())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(console()?)
-            .stderr(console()?)
-            .spawn()
-            .doing(|| format!("start {}", self.self_binary.display()))
     }
 
     /// Returns the records, and whose remains are to be cleared up.
@@ -509,10 +413,6 @@ fn can_lower_oom_score() -> bool {
 
 fn equal_in_constant_time(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn refused(message: String) -> CloudError {

@@ -5,6 +5,8 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Subdirectories of an instance's directory, and where they are inside. containerd's root and the
@@ -21,6 +23,8 @@ pub const ROOT: &str = "root";
 
 /// What goes when a machine ends; its record and console stay.
 const MACHINE_FILES: &[&str] = &[UPPER, WORK, ROOT, "disk", super::record::USER_DATA];
+
+const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A copy of a containerd root under way.
 pub struct Clone {
@@ -101,16 +105,26 @@ pub fn remove_machine_files(dir: &Path) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// What is not there is no error.
+/// What is not there is no error. The `cp` of a killed supervisor may still be writing here: it fails
+/// and ends as soon as its directories are gone, so what it adds meanwhile is removed again.
 pub fn remove(path: &Path) -> Result<(), LocalError> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.doing(|| format!("remove {}", path.display())),
+    let deadline = Instant::now() + REMOVE_PATIENCE;
+    loop {
+        let result = match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(error) => Err(error),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(()),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound)
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result.doing(|| format!("remove {}", path.display())),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub enum LocalError {
     InUse(String),
     #[error("the host can't hold machines: {0}")]
     Host(String),
-    #[error("the machine did not boot: {0}")]
+    #[error("{0}")]
     Boot(String),
 }
 

@@ -42,6 +42,7 @@ mod cloud;
 mod config;
 mod disk;
 mod error;
+mod launch;
 mod lifecycle;
 pub mod machine;
 mod network;

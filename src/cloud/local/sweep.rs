@@ -4,7 +4,7 @@ use super::{
     cgroup::{self, Cgroups},
     config::check_cluster,
     disk,
-    error::{Doing, LocalError},
+    error::LocalError,
     network,
     process::boot_id,
     record::{INSTANCE, InstanceDir, LOCK, SUPERVISOR, StoredInstance, SupervisorNote, try_lock},
@@ -86,7 +86,7 @@ pub fn destroy_all(state_dir: &Path, cluster: &str) -> Result<(), LocalError> {
         network::remove_device(&cloud.bridge)?;
     }
     cgroup::remove_cluster(cluster)?;
-    std::fs::remove_dir_all(&cluster_dir).doing(|| format!("remove {}", cluster_dir.display()))
+    disk::remove(&cluster_dir)
 }
 
 fn kill_supervisor(dir: &InstanceDir, boot: &str) {

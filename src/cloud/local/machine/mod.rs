@@ -2,7 +2,7 @@
 //!
 //! [`run`] is the hidden subcommand `local-machine`: with `--dir` it is a machine's supervisor
 //! ([`supervisor`]), with `--init` besides it is the machine's PID 1 ([`init`], after [`root`] made its
-//! file system), with `--destroy-all` it clears away a whole cluster. Supervisor and PID 1 change their
+//! file system), with `--exec` the first moment of a service in it, with `--destroy-all` it clears away a whole cluster. Supervisor and PID 1 change their
 //! namespaces and signal masks, so [`run`] must be called before the program starts any thread.
 
 mod init;
@@ -24,11 +24,14 @@ use std::{net::Ipv4Addr, path::PathBuf, process::ExitCode};
 #[derive(Clone, Debug, clap::Args)]
 pub struct MachineArgs {
     /// The instance's directory.
-    #[arg(long, required_unless_present = "destroy_all", conflicts_with = "destroy_all")]
+    #[arg(long, required_unless_present_any = ["destroy_all", "exec"], conflicts_with = "destroy_all")]
     dir: Option<PathBuf>,
     /// Be PID 1 of the instance (said by its supervisor).
     #[arg(long, requires = "dir")]
     init: bool,
+    /// Become this command, as a service of the instance (said by its PID 1).
+    #[arg(long, conflicts_with_all = ["dir", "destroy_all"], requires = "command")]
+    exec: bool,
     /// Remove all instances of a cluster, its bridge and its cgroups.
     #[arg(long, requires_all = ["state_dir", "cluster"])]
     destroy_all: bool,
@@ -36,6 +39,8 @@ pub struct MachineArgs {
     state_dir: Option<PathBuf>,
     #[arg(long)]
     cluster: Option<String>,
+    #[arg(last = true)]
+    command: Vec<String>,
 }
 
 /// Everything a supervisor must know (`machine.json`).
@@ -81,11 +86,12 @@ pub fn run(args: MachineArgs) -> ExitCode {
         MachineArgs { destroy_all: true, state_dir: Some(state_dir), cluster: Some(cluster), .. } => {
             sweep::destroy_all(&state_dir, &cluster)
         }
+        MachineArgs { exec: true, command, .. } => services::become_service(&command),
         MachineArgs { dir: Some(dir), init, .. } => {
             let dir = InstanceDir::at(dir);
             if init { init::run(&dir) } else { supervisor::run(&dir) }
         }
-        _ => Err(LocalError::Settings("neither --dir nor --destroy-all is given".to_owned())),
+        _ => Err(LocalError::Settings("what to do is not said".to_owned())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,7 +27,8 @@ const KEPT: &[&str] = &[
     "tmp",
 ];
 /// Empty in a new machine, whatever the host has there: others write into them.
-const EMPTY: &[&str] = &["etc/cni", "etc/containerd", "etc/pilotlight", "var/lib/kubelet", "var/log/containers"];
+const EMPTY: &[&str] =
+    &["etc/cni", "etc/containerd", "etc/kubernetes", "etc/pilotlight", "var/lib/kubelet", "var/log/containers"];
 /// Character devices without state of their own, as a container engine makes them (the OCI runtime
 /// specification's default devices), and the two that user programs mount and tunnel with.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun", "kmsg"];

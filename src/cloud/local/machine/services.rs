@@ -20,12 +20,12 @@ use crate::cloud::local::{
     user_data::Service,
 };
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::signal::{SigSet, Signal, kill},
+    unistd::{Pid, setsid},
 };
 use std::{
     fs, io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -146,7 +146,7 @@ fn container_processes(proc: &Path) -> Vec<i32> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten();
     let in_container = |pid: &i32| {
         let text = fs::read_to_string(proc.join(pid.to_string()).join("cgroup")).unwrap_or_default();
-        text.lines().any(|line| is_below_the_machines(line))
+        text.lines().any(is_below_the_machines)
     };
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(in_container).collect()
 }
@@ -157,14 +157,10 @@ fn is_below_the_machines(line: &str) -> bool {
 }
 
 fn spawn(service: &Service) -> Result<i32, LocalError> {
-    let (program, arguments) = service
-        .command
-        .split_first()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
-        .doing(|| format!("start {}: its command is empty", service.name))?;
     let console = || io::stderr().as_fd().try_clone_to_owned().doing(|| "share the console".to_owned());
-    let child = Command::new(program)
-        .args(arguments)
+    let child = Command::new("/proc/self/exe")
+        .args(["local-machine", "--exec", "--"])
+        .args(&service.command)
         .env_clear()
         .envs(&service.environment)
         .stdin(Stdio::null())
@@ -172,8 +168,20 @@ fn spawn(service: &Service) -> Result<i32, LocalError> {
         .stderr(console()?)
         .current_dir("/")
         .spawn()
-        .doing(|| format!("start {program}"))?;
+        .doing(|| format!("start {}", service.name))?;
     Ok(i32::try_from(child.id()).expect("the kernel's pids are positive i32"))
+}
+
+/// Replaces this process by the service. A process inherits what its parent blocks, and PID 1 may not
+/// unblock for a moment: a request to stop would be lost in it. So that is done here, between fork and
+/// the service.
+pub fn become_service(command: &[String]) -> Result<(), LocalError> {
+    let (program, arguments) =
+        command.split_first().ok_or_else(|| LocalError::Settings("a service without a command".to_owned()))?;
+    // Refused if it is a leader already.
+    let _ = setsid();
+    SigSet::empty().thread_set_mask().doing(|| "unblock signals".to_owned())?;
+    Err(Command::new(program).args(arguments).exec()).doing(|| format!("start {program}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Waiting for a signal or a time, without handlers: signals are blocked and read from a descriptor.
 //!
-//! std's `Command` gives children an empty signal mask, so what is blocked here is not blocked there.
+//! Children inherit what is blocked; [`super::services::become_service`] unblocks it for services.
 
 use crate::cloud::local::error::{Doing, LocalError};
 use nix::{

@@ -72,8 +72,10 @@ pub fn run(dir: &InstanceDir) -> Result<(), LocalError> {
         Err(error) => format!("the machine did not boot: {}", chain(error)),
     };
     console(&reason);
-    sweep::clear_machine(dir, &supervisor.spec.cluster, &supervisor.spec.instance)?;
-    supervisor.tell(Phase::Ended { reason })
+    // What can't be cleared the provider tries again; the reason must not get lost with it.
+    let cleared = sweep::clear_machine(dir, &supervisor.spec.cluster, &supervisor.spec.instance);
+    supervisor.tell(Phase::Ended { reason })?;
+    cleared
 }
 
 struct Supervisor<'a> {
