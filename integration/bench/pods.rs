@@ -1,0 +1,139 @@
+//! Pods, and one watch that sees when they run and when they are gone.
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, PostParams};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+const NAMESPACE: &str = "bench";
+/// Far above what anything here takes: reaching it is a failure.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    running: Option<Instant>,
+    gone: Option<Instant>,
+    /// What the last status said, for an error's text.
+    status: String,
+}
+
+pub struct Pods {
+    api: Api<Pod>,
+    seen: watch::Receiver<HashMap<String, Seen>>,
+    watcher: JoinHandle<()>,
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+impl Pods {
+    /// With the admin's kubeconfig of KUBECONFIG.
+    pub async fn connect() -> Result<Self> {
+        let client = Client::try_default().await.context("the API server")?;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+        if namespaces.get_opt(NAMESPACE).await?.is_none() {
+            namespaces.create(&PostParams::default(), &namespace).await?;
+        }
+        // Pods are refused until it is there.
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+        let deadline = Instant::now() + PATIENCE;
+        while accounts.get_opt("default").await?.is_none() {
+            if Instant::now() > deadline {
+                bail!("the namespace {NAMESPACE} got no service account");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let api = Api::namespaced(client, NAMESPACE);
+        let (sender, seen) = watch::channel(HashMap::new());
+        let watcher = tokio::spawn(follow(api.clone(), sender));
+        Ok(Self { api, seen, watcher })
+    }
+
+    /// Creates a Pod on a node; from before that until it is seen Running.
+    pub async fn start(&self, name: &str, node: &str) -> Result<Duration> {
+        let pod = pod(name, node)?;
+        let began = Instant::now();
+        self.api.create(&PostParams::default(), &pod).await.with_context(|| format!("create Pod {name}"))?;
+        let running = self.wait(name, |seen| seen.running).await.with_context(|| format!("Pod {name} on {node}"))?;
+        Ok(running - began)
+    }
+
+    /// Deletes it with a second of grace; from before that until it is gone.
+    pub async fn end(&self, name: &str) -> Result<Duration> {
+        let began = Instant::now();
+        let params = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() };
+        self.api.delete(name, &params).await.with_context(|| format!("delete Pod {name}"))?;
+        let gone = self.wait(name, |seen| seen.gone).await.with_context(|| format!("the end of Pod {name}"))?;
+        Ok(gone - began)
+    }
+
+    async fn wait(&self, name: &str, what: impl Fn(&Seen) -> Option<Instant>) -> Result<Instant> {
+        let mut seen = self.seen.clone();
+        let found = seen.wait_for(|all| all.get(name).and_then(&what).is_some());
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(Ok(all)) => all.get(name).and_then(&what).ok_or_else(|| anyhow!("it was there a moment ago")),
+            Ok(Err(_)) => bail!("the watch ended"),
+            Err(_) => {
+                let last = self.seen.borrow().get(name).cloned().unwrap_or_default();
+                bail!("not within {PATIENCE:?}; the last seen of it: {}", last.status)
+            }
+        }
+    }
+}
+
+/// Ends only with the process: a watch that breaks is begun again, and a Pod that went meanwhile is
+/// never reported, so that its try fails instead of being measured wrongly.
+async fn follow(api: Api<Pod>, seen: watch::Sender<HashMap<String, Seen>>) {
+    let mut events = watcher(api, watcher::Config::default()).boxed();
+    while let Some(event) = events.next().await {
+        let now = Instant::now();
+        match event {
+            Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => seen.send_modify(|all| {
+                let entry = all.entry(pod.name_any()).or_default();
+                let status = pod.status.unwrap_or_default();
+                if status.phase.as_deref() == Some("Running") {
+                    entry.running.get_or_insert(now);
+                }
+                entry.status = serde_json::to_string(&status).unwrap_or_default();
+            }),
+            Ok(watcher::Event::Delete(pod)) => seen.send_modify(|all| {
+                all.entry(pod.name_any()).or_default().gone = Some(now);
+            }),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+            Err(error) => {
+                eprintln!("the watch broke: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// The same for every node. No scheduler takes part; what a Pod has by default (its token) does.
+fn pod(name: &str, node: &str) -> Result<Pod> {
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "nodeName": node,
+            "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
+            "containers": [{
+                "name": "main",
+                "image": super::raw::IMAGE,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["sleep", "1000000"],
+                "resources": {"requests": {"cpu": "100m", "memory": "32Mi"}},
+            }],
+        },
+    }))?)
+}
