@@ -5,10 +5,11 @@
 //! - [`refs`]: ConfigMaps, Secrets and tokens that Pods refer to, watched while they do.
 //! - [`services`]: Services and EndpointSlices for the proxies.
 //! - [`writer`]: status patches and final deletes, coalesced. [`render`]: what they contain.
-//! - [`events`]: Events on Pods. [`reviews`]: who may call the kubelet API.
+//! - [`events`]: Events on Pods. [`reviews`], [`client_ca`]: who may call the kubelet API.
 //!
 //! Nothing outside this room knows k8s_openapi or kube.
 
+pub mod client_ca;
 pub mod events;
 pub mod identity;
 pub mod intent;
@@ -16,6 +17,7 @@ pub mod node;
 pub mod pods;
 pub mod refs;
 pub mod render;
+pub mod reviews;
 pub mod services;
 pub mod writer;
 

@@ -1,0 +1,26 @@
+//! What this room asks of whoever knows the Pods.
+
+use crate::model::{InstanceId, ObjectName, PodUid};
+use std::sync::Arc;
+
+/// One Pod of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundPod {
+    pub name: ObjectName,
+    pub uid: PodUid,
+    /// Where it runs; None before it is bound.
+    pub instance: Option<InstanceId>,
+    /// Names of all containers, init and ephemeral ones too.
+    pub containers: Vec<String>,
+    /// Something of it runs: it belongs in /runningpods/.
+    pub running: bool,
+    /// The Pod as JSON.
+    pub object: Arc<str>,
+}
+
+/// The Pods of one node, as they are now.
+pub trait PodDirectory: Send + Sync {
+    /// With a uid: only that very Pod.
+    fn find(&self, name: &ObjectName, uid: Option<&PodUid>) -> Option<FoundPod>;
+    fn all(&self) -> Vec<FoundPod>;
+}
