@@ -191,5 +191,4 @@ impl ServicesState {
 }
 
 #[cfg(test)]
-#[path = "services_tests.rs"]
 mod tests;

@@ -24,7 +24,7 @@ mod volume;
 pub use refuse::Rule;
 
 use crate::model::{
-    Deletion, DnsConfig, DnsPolicy, HostAlias, Labels, NodeName, ObjectName, PodIntent, PodSpec, PodUid, Resources,
+    Deletion, DnsConfig, DnsPolicy, HostAlias, NodeName, ObjectName, PodIntent, PodSpec, PodUid, Resources,
     RestartPolicy, Unsupported,
 };
 use container::{pod_containers, resources};
@@ -215,7 +215,7 @@ fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
             .flatten()
             .map(|api::PodReadinessGate { condition_type }| condition_type.clone())
             .collect(),
-        node_selector: node_selector.clone().unwrap_or_default() as Labels,
+        node_selector: node_selector.clone().unwrap_or_default(),
         overhead: overhead.as_ref().map(|list| overhead_of(list, refusals)).unwrap_or_default(),
         pod_requests: pod_resources.as_ref().map(|all| pod_level(all, refusals)).unwrap_or_default(),
     }

@@ -223,18 +223,18 @@ fn requirements(all: Option<&api::ResourceRequirements>, refusals: &mut Refusals
 pub(super) fn resources(list: &BTreeMap<String, Quantity>, refuse: &mut dyn FnMut(&str, &str)) -> Resources {
     let mut resources = Resources::default();
     for (name, Quantity(amount)) in list {
-        let (slot, read): (&mut Option<u64>, fn(&str) -> Option<u64>) = match name.as_str() {
-            "cpu" => (&mut resources.cpu_millis, parse_milli),
-            "memory" => (&mut resources.memory_bytes, parse_units),
-            "ephemeral-storage" => (&mut resources.ephemeral_storage_bytes, parse_units),
+        let (slot, value) = match name.as_str() {
+            "cpu" => (&mut resources.cpu_millis, parse_milli(amount)),
+            "memory" => (&mut resources.memory_bytes, parse_units(amount)),
+            "ephemeral-storage" => (&mut resources.ephemeral_storage_bytes, parse_units(amount)),
             _ if parse_milli(amount) == Some(0) => continue,
             _ => {
                 refuse(name, amount);
                 continue;
             }
         };
-        *slot = read(amount);
-        if slot.is_none() {
+        *slot = value;
+        if value.is_none() {
             refuse(name, amount);
         }
     }
