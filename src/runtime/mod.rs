@@ -6,5 +6,6 @@
 
 pub mod cli;
 mod http;
+mod node_pods;
 mod provider;
 mod status;

@@ -3,19 +3,22 @@
 //! Every task is critical: if one ends, all end and the process exits with an error, to be started
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
-use super::http;
+use super::{http, node_pods::NodePods};
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
 use crate::gateway::{Ca, Gateway, GatewayConfig};
 use crate::kube::{
+    client_ca::client_ca,
     events::EventRecorder,
     identity::{self, Identity},
     node::{self, NodeFacts, Readiness},
     pods,
     refs::RefStore,
+    reviews::ApiReviews,
     services::{self, ServiceStore},
     writer::StatusWriter,
 };
+use crate::kubelet_api::{KubeletApi, KubeletApiConfig, ServingCertificate};
 use crate::model::NodeName;
 use crate::ports::{AgentLink, Cloud};
 use crate::reconcile::{Directory, Engine, EngineConfig, Input, WorldConfig};
@@ -24,6 +27,7 @@ use anyhow::{Context, bail};
 use kube::Client;
 use std::{
     collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -135,9 +139,17 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
             Ok("the node object")
         });
     }
+    let kubelet_apis = KubeletApis {
+        address: config.address,
+        client_ca_pem: client_ca(provider.clone()).await?,
+        clients,
+        directory,
+        link,
+        metrics: metrics.clone(),
+        cancel: cancel.clone(),
+    };
     for node in &config.nodes {
-        kubelet_api(&mut tasks, &config, node, &serving[&node.name], &provider, &directory, &link, &metrics, &cancel)
-            .await?;
+        kubelet_apis.serve(&mut tasks, node, &serving[&node.name]).await?;
     }
     if let Some(listen) = config.telemetry_listen {
         let metrics = metrics.clone();
@@ -334,17 +346,42 @@ fn node_readiness(
     receiver
 }
 
-#[expect(clippy::too_many_arguments, reason = "wiring")]
-async fn kubelet_api(
-    _tasks: &mut JoinSet<anyhow::Result<&'static str>>,
-    _config: &ProviderConfig,
-    _node: &NodeConfig,
-    _serving: &Identity,
-    _provider: &Client,
-    _directory: &Directory,
-    _link: &Arc<dyn AgentLink>,
-    _metrics: &Metrics,
-    _cancel: &CancellationToken,
-) -> anyhow::Result<()> {
-    Ok(())
+/// What all nodes' kubelet APIs share.
+struct KubeletApis {
+    address: IpAddr,
+    client_ca_pem: Option<String>,
+    clients: HashMap<NodeName, Client>,
+    directory: Directory,
+    link: Arc<dyn AgentLink>,
+    metrics: Metrics,
+    cancel: CancellationToken,
+}
+
+impl KubeletApis {
+    async fn serve(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<&'static str>>,
+        node: &NodeConfig,
+        serving: &Identity,
+    ) -> anyhow::Result<()> {
+        let config = KubeletApiConfig {
+            node: node.name.clone(),
+            listen: SocketAddr::new(self.address, node.kubelet_port),
+            client_ca_pem: self.client_ca_pem.clone(),
+            configz: serde_json::json!({ "kubeletconfig": { "port": node.kubelet_port } }),
+        };
+        let certificate = ServingCertificate::new(&serving.certificate_pem, &serving.key_pem)?;
+        let metrics = self.metrics.clone();
+        let api = KubeletApi::bind(
+            config,
+            Arc::new(certificate),
+            Arc::new(ApiReviews::new(self.clients[&node.name].clone(), node.name.clone())),
+            Arc::new(NodePods { directory: self.directory.clone(), node: node.name.clone() }),
+            Arc::clone(&self.link),
+            move || metrics.text(),
+        )
+        .await?;
+        spawn(tasks, "the kubelet API", api.run(self.cancel.clone()));
+        Ok(())
+    }
 }
