@@ -153,7 +153,10 @@ mod tests {
         let pumped = tokio::spawn(pump(ReceiverStream::new(inbound), outbound, |frame| frame, tokio::io::split(local)));
         let mut taken = 0;
         // What is taken before it stops: one frame being written, one waiting. More would be a buffer.
-        while tokio::time::timeout(std::time::Duration::from_millis(200), to_us.send(Ok(data(vec![0; 1024])))).await.is_ok() {
+        while tokio::time::timeout(std::time::Duration::from_millis(200), to_us.send(Ok(data(vec![0; 1024]))))
+            .await
+            .is_ok()
+        {
             taken += 1;
             assert!(taken < 4);
         }

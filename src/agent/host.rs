@@ -56,9 +56,16 @@ pub trait ServiceSink: Send {
     fn version(&self) -> u64;
 }
 
+/// Puts in place what must be there before a Pod's network is.
+#[async_trait]
+pub trait Preparation: Send {
+    async fn prepare(&mut self, desired: &DesiredPod) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
 /// Everything the link works with.
 pub struct Rooms {
     pub host: Arc<dyn PodHost>,
+    pub preparation: Box<dyn Preparation>,
     pub events: mpsc::Receiver<AgentEvent>,
     pub services: Box<dyn ServiceSink>,
 }

@@ -14,7 +14,9 @@ use super::config::AgentConfig;
 use crate::{
     files::write_atomic,
     pipe,
-    proto::{RegisterRequest, RenewRequest, agent_gateway_client::AgentGatewayClient, bootstrap_client::BootstrapClient},
+    proto::{
+        RegisterRequest, RenewRequest, agent_gateway_client::AgentGatewayClient, bootstrap_client::BootstrapClient,
+    },
 };
 use rcgen::{CertificateParams, KeyPair};
 use std::{
@@ -127,10 +129,7 @@ pub async fn register(config: &AgentConfig) -> Result<Identity, IdentityError> {
 }
 
 /// A fresh key and certificate over the connection that the old one authenticates.
-pub async fn renew(
-    config: &AgentConfig,
-    client: &mut AgentGatewayClient<Channel>,
-) -> Result<Identity, IdentityError> {
+pub async fn renew(config: &AgentConfig, client: &mut AgentGatewayClient<Channel>) -> Result<Identity, IdentityError> {
     let (key_pem, csr_pem) = request()?;
     let mut renew = tonic::Request::new(RenewRequest { csr_pem });
     renew.set_timeout(CALL_TIMEOUT);

@@ -67,8 +67,7 @@ pub(super) async fn open(
     container_id: String,
     options: LogOptions,
 ) -> Result<LogStream, LogError> {
-    let path =
-        host.log_path(&container_id).await.map_err(|error| LogError::Unknown(container_id.clone(), error))?;
+    let path = host.log_path(&container_id).await.map_err(|error| LogError::Unknown(container_id.clone(), error))?;
     let failed = |error| LogError::Open { path: path.clone(), error };
     let mut files = Vec::new();
     for rotated in rotated(&path).await {

@@ -5,11 +5,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::{
-    io::AsyncBufReadExt,
-    sync::watch,
-    time::timeout,
-};
+use tokio::{io::AsyncBufReadExt, sync::watch, time::timeout};
 
 const LONG: Duration = Duration::from_secs(30);
 

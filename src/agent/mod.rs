@@ -17,7 +17,9 @@ mod config;
 mod host;
 mod identity;
 mod logs;
+mod orders;
 mod outbox;
+mod run;
 mod services;
 mod session;
 mod tunnel;
@@ -26,8 +28,9 @@ pub mod pod;
 pub mod proxy;
 
 pub use config::{AgentConfig, ConfigError, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
-pub use host::{ExecOutput, HostError, PodHost, Rooms, ServiceSink};
+pub use host::{ExecOutput, HostError, PodHost, Preparation, Rooms, ServiceSink};
 pub use identity::IdentityError;
+pub use run::run;
 
 use crate::retry::Backoff;
 use identity::Identity;
@@ -45,6 +48,10 @@ const LONGEST_REGISTRATION_WAIT: Duration = Duration::from_secs(5);
 pub enum AgentError {
     #[error("this instance could not register with the provider")]
     Register(#[source] IdentityError),
+    #[error("the Pod that this instance runs can't be taken up")]
+    State(#[source] pod::StateError),
+    #[error("the Pod's runtime has ended")]
+    RuntimeEnded,
 }
 
 /// Connects these rooms to the provider, until cancelled.
@@ -52,7 +59,7 @@ pub enum AgentError {
 /// # Errors
 /// Only when the provider refuses this instance for good.
 pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) -> Result<(), AgentError> {
-    let Rooms { host, events, services } = rooms;
+    let Rooms { host, preparation, events, services } = rooms;
     let outbox = Arc::new(Outbox::default());
     let (services, services_task) = services::services(services);
     let tasks = TaskTracker::new();
@@ -61,11 +68,14 @@ pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) 
     let _guard = cancel.clone().drop_guard();
     tasks.spawn(collect(events, Arc::clone(&outbox), cancel.clone()));
     tasks.spawn(services_task.run(cancel.clone()));
+    let (orders, ordered) = watch::channel(None);
+    tasks.spawn(orders::carry(ordered, preparation, Arc::clone(&host), Arc::clone(&outbox), cancel.clone()));
 
     if let Some(identity) = identify(&config, &cancel).await? {
         let link = Link {
             config,
             host,
+            orders,
             outbox,
             services,
             pod: watch::Sender::new(None),

@@ -6,7 +6,7 @@
 //!   connect (own certificate) ---failed-------------------+                      |
 //!        | Session: Hello(what we run)                                           |
 //!        v                                                                       |
-//!   live:  desired -> pod host      services -> service proxy                    |
+//!   live:  desired -> orders      services -> service proxy                    |
 //!          tunnels -> tasks         reports, events -> provider                  |
 //!        | stream ended / services out of step / keepalive failed ---------------+
 //!        | certificate renewed: the next connection at once, with the new one
@@ -70,6 +70,8 @@ enum End {
 pub(super) struct Link {
     pub config: AgentConfig,
     pub host: Arc<dyn PodHost>,
+    /// Desired states on their way to the host.
+    pub orders: watch::Sender<Option<Arc<DesiredPod>>>,
     pub outbox: Arc<Outbox>,
     pub services: ServicesHandle,
     /// The Pod's name, for messages to people.
@@ -152,9 +154,11 @@ impl Link {
                 Some(provider_message::Kind::Desired(bytes)) => match serde_json::from_slice::<DesiredPod>(&bytes) {
                     Ok(desired) => {
                         self.pod.send_replace(Some(desired.name.clone()));
-                        self.host.set_desired(Arc::new(desired));
+                        self.orders.send_replace(Some(Arc::new(desired)));
                     }
-                    Err(error) => tracing::error!(error = %without_content(&error), "a desired state is not understood"),
+                    Err(error) => {
+                        tracing::error!(error = %without_content(&error), "a desired state is not understood")
+                    }
                 },
                 Some(provider_message::Kind::Services(bytes)) => {
                     match serde_json::from_slice::<ServicesUpdate>(&bytes) {

@@ -121,7 +121,11 @@ fn a_line_is_read_as_the_runtime_writes_it() {
 fn a_time_is_printed_once_a_line_with_all_its_digits() {
     let mut view = LogView::new(&LogOptions { timestamps: true, ..LogOptions::default() });
     let mut out = vec![];
-    for line in ["2024-01-01T00:00:00.5Z stdout P one ", "2024-01-01T00:00:01Z stdout F line", "2024-01-01T00:00:02Z stdout F two"] {
+    for line in [
+        "2024-01-01T00:00:00.5Z stdout P one ",
+        "2024-01-01T00:00:01Z stdout F line",
+        "2024-01-01T00:00:02Z stdout F two",
+    ] {
         assert!(view.push(line.as_bytes(), &mut out));
     }
     let out = String::from_utf8(out).unwrap();
@@ -176,9 +180,24 @@ fn the_log_of_the_container_that_kubelet_would_read_is_read() {
         (ended(None), Some("before"), false, Ok("before")),
         (ended(None), None, false, Err("container \"c\" in pod \"p\" is terminated")),
         (waiting("CrashLoopBackOff"), Some("before"), false, Ok("before")),
-        (waiting("ErrImagePull"), None, false, Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled")),
-        (waiting("ImagePullBackOff"), None, false, Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image")),
-        (waiting("ContainerCreating"), None, false, Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating")),
+        (
+            waiting("ErrImagePull"),
+            None,
+            false,
+            Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled"),
+        ),
+        (
+            waiting("ImagePullBackOff"),
+            None,
+            false,
+            Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image"),
+        ),
+        (
+            waiting("ContainerCreating"),
+            None,
+            false,
+            Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+        ),
     ] {
         let report = container(state, last);
         let found = container_to_read(Some(&report), "p", "c", previous).map_err(|error| error.to_string());

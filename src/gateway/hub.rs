@@ -75,12 +75,7 @@ pub(super) struct Hub {
 
 impl Hub {
     pub fn new(root: CancellationToken) -> Self {
-        Self {
-            state: Mutex::default(),
-            services: Mutex::default(),
-            services_version: watch::Sender::new(None),
-            root,
-        }
+        Self { state: Mutex::default(), services: Mutex::default(), services_version: watch::Sender::new(None), root }
     }
 
     pub fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>) {

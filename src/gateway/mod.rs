@@ -142,7 +142,9 @@ impl Gateway {
         shared.tasks.spawn({
             let cancel = cancel.clone();
             async move {
-                if let Err(error) = server.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()).await {
+                if let Err(error) =
+                    server.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()).await
+                {
                     tracing::error!(error = &error as &dyn std::error::Error, "the agents' gateway failed");
                 }
                 // Without it no agent can be reached: whoever watches this token ends the process.

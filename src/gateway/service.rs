@@ -32,7 +32,8 @@ pub(super) struct Agents(pub Arc<Shared>);
 #[async_trait]
 impl bootstrap_server::Bootstrap for Bootstrap {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        let peer = request.remote_addr().ok_or_else(|| Status::internal("the peer has no address"))?.ip().to_canonical();
+        let peer =
+            request.remote_addr().ok_or_else(|| Status::internal("the peer has no address"))?.ip().to_canonical();
         let request = request.into_inner();
         // Before the claim, which can be made only once.
         let csr = AgentRequest::parse(&request.csr_pem).map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -40,7 +40,10 @@ impl ServicesLog {
     /// Takes a change and the state that it leads to. Returns the new version.
     pub fn publish(&mut self, update: &ServicesUpdate, whole: Arc<ServicesUpdate>) -> u64 {
         // A change that does not continue the newest one breaks the chain for all that came before.
-        let continues = self.version() == Some(update.from) && update.to == whole.to && update.from != 0 && update.from != update.to;
+        let continues = self.version() == Some(update.from)
+            && update.to == whole.to
+            && update.from != 0
+            && update.from != update.to;
         if continues {
             self.changes.push_back(Change { from: update.from, to: update.to, encoded: encode(update) });
             if self.changes.len() > HISTORY {

@@ -3,22 +3,18 @@
 
 use super::*;
 use crate::{
-    agent::{self, AgentConfig, ExecOutput, HostError, PodHost, Rooms, ServiceSink},
+    agent::{self, AgentConfig, ExecOutput, HostError, PodHost, Preparation, Rooms, ServiceSink},
     model::{
         AgentEvent, Generation, InstanceRecord, InstanceState, LaunchRequest, ObjectName, PodReport, PodStats, PodUid,
         Protocol, ServicePort, Streams,
     },
     ports::{ClaimError, CloudError, InstanceProof},
     proto::{
-        AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened, agent_gateway_client::AgentGatewayClient,
-        agent_message, bootstrap_client::BootstrapClient, tunnel_frame,
+        AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
+        agent_gateway_client::AgentGatewayClient, agent_message, bootstrap_client::BootstrapClient, tunnel_frame,
     },
 };
-use std::{
-    collections::HashSet,
-    path::PathBuf,
-    sync::Mutex,
-};
+use std::{collections::HashSet, path::PathBuf, sync::Mutex};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -143,6 +139,15 @@ impl ServiceSink for FakeServices {
     }
 }
 
+struct Unprepared;
+
+#[async_trait]
+impl Preparation for Unprepared {
+    async fn prepare(&mut self, _: &DesiredPod) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
 struct Provider {
     gateway: Gateway,
     ca: Arc<Ca>,
@@ -162,7 +167,8 @@ impl Provider {
         let (sender, updates) = mpsc::channel(64);
         let cancel = CancellationToken::new();
         let config = GatewayConfig { listen, names: vec!["127.0.0.1".into()] };
-        let gateway = Gateway::start(&config, Arc::clone(&ca), Arc::clone(&cloud) as _, sender, cancel.clone()).unwrap();
+        let gateway =
+            Gateway::start(&config, Arc::clone(&ca), Arc::clone(&cloud) as _, sender, cancel.clone()).unwrap();
         Self { gateway, ca, cloud, updates, cancel, dir }
     }
 
@@ -237,6 +243,7 @@ impl Agent {
         let cancel = CancellationToken::new();
         let rooms = Rooms {
             host: Arc::clone(&host) as _,
+            preparation: Box::new(Unprepared),
             events: events_out,
             services: Box::new(FakeServices(services_in)),
         };
@@ -246,7 +253,8 @@ impl Agent {
 
     async fn runs(&self, generation: u64) {
         let mut desired = self.host.desired.subscribe();
-        let reached = |desired: &Option<Arc<DesiredPod>>| desired.as_ref().is_some_and(|d| d.generation.0 == generation);
+        let reached =
+            |desired: &Option<Arc<DesiredPod>>| desired.as_ref().is_some_and(|d| d.generation.0 == generation);
         timeout(LONG, desired.wait_for(reached)).await.expect("the desired state arrives").unwrap();
     }
 }
@@ -342,7 +350,8 @@ async fn an_instance_is_claimed_once_and_only_with_its_own_proof() {
     };
     let register = |token: &str| RegisterRequest { instance_id: "i-1".into(), token: token.into(), csr_pem: csr() };
     let mut client = BootstrapClient::new(provider.channel(None).await.unwrap());
-    let code = |result: Result<_, tonic::Status>| result.map(|_: tonic::Response<_>| ()).map_err(|status| status.code());
+    let code =
+        |result: Result<_, tonic::Status>| result.map(|_: tonic::Response<_>| ()).map_err(|status| status.code());
     assert_eq!(code(client.register(register("guess")).await), Err(Code::PermissionDenied));
     assert_eq!(code(client.register(register("token-of-i-1")).await), Ok(()));
     assert_eq!(code(client.register(register("token-of-i-1")).await), Err(Code::PermissionDenied));

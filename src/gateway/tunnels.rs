@@ -86,7 +86,8 @@ impl Tunnels {
         let id = format!("{:032x}", rand::random::<u128>());
         let (sender, answer) = oneshot::channel();
         self.with(|state| {
-            let permits = state.permits.entry(instance.clone()).or_insert_with(|| Arc::new(Semaphore::new(pipe::MAX_TUNNELS)));
+            let permits =
+                state.permits.entry(instance.clone()).or_insert_with(|| Arc::new(Semaphore::new(pipe::MAX_TUNNELS)));
             let permit = Arc::clone(permits).try_acquire_owned().map_err(|_| {
                 TunnelError::Broken(instance.clone(), format!("it has {} tunnels already", pipe::MAX_TUNNELS))
             })?;

@@ -80,10 +80,10 @@ impl Access {
         method: &Method,
         path: &str,
     ) -> Result<User, Denied> {
-        let user = self.authenticate(certificates, headers).await.ok_or_else(|| Denied {
-            status: StatusCode::UNAUTHORIZED,
-            message: "Unauthorized".to_owned(),
-        })?;
+        let user = self
+            .authenticate(certificates, headers)
+            .await
+            .ok_or_else(|| Denied { status: StatusCode::UNAUTHORIZED, message: "Unauthorized".to_owned() })?;
         self.authorize(&user, method, path).await?;
         Ok(user)
     }
@@ -104,7 +104,10 @@ impl Access {
                 user
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a caller of the kubelet API can't be authenticated");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a caller of the kubelet API can't be authenticated"
+                );
                 None
             }
         }

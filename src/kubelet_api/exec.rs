@@ -33,7 +33,12 @@ pub(super) async fn exec_uid(
     exec_in(&api, (&ns, &pod, Some(&uid), &name), &query, request).await
 }
 
-pub(super) async fn attach(State(api): Api, Path((ns, pod, name)): Named, query: Pairs, request: Request<Body>) -> Reply {
+pub(super) async fn attach(
+    State(api): Api,
+    Path((ns, pod, name)): Named,
+    query: Pairs,
+    request: Request<Body>,
+) -> Reply {
     attach_to(&api, (&ns, &pod, None, &name), &query, request).await
 }
 
@@ -75,7 +80,12 @@ pub(super) async fn run_uid(State(api): Api, Path((ns, pod, uid, name)): NamedUi
 /// Namespace, Pod, uid, container.
 type Target<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
 
-async fn exec_in(api: &Shared, (ns, pod, uid, name): Target<'_>, query: &options::Query, request: Request<Body>) -> Reply {
+async fn exec_in(
+    api: &Shared,
+    (ns, pod, uid, name): Target<'_>,
+    query: &options::Query,
+    request: Request<Body>,
+) -> Reply {
     let streams = options::streams(query)?;
     let command = options::command(query);
     let pod = find(api, ns, pod, uid)?;
@@ -84,7 +94,12 @@ async fn exec_in(api: &Shared, (ns, pod, uid, name): Target<'_>, query: &options
     stream(api, instance, asked, request).await
 }
 
-async fn attach_to(api: &Shared, (ns, pod, uid, name): Target<'_>, query: &options::Query, request: Request<Body>) -> Reply {
+async fn attach_to(
+    api: &Shared,
+    (ns, pod, uid, name): Target<'_>,
+    query: &options::Query,
+    request: Request<Body>,
+) -> Reply {
     let streams = options::streams(query)?;
     let pod = find(api, ns, pod, uid)?;
     let instance = container(&pod, name)?;

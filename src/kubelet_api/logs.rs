@@ -1,8 +1,7 @@
 //! /containerLogs.
 
 use super::{
-    exec,
-    options,
+    exec, options,
     reply::{Failure, Reply},
     routes::{Api, find},
 };

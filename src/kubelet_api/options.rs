@@ -21,7 +21,9 @@ fn first<'a>(query: &'a Query, name: &str) -> Option<&'a str> {
 
 pub(super) fn streams(query: &Query) -> Result<Streams, BadOptions> {
     // kube-apiserver translates `stdin=true` to `input=1`; a direct caller may use either.
-    let on = |names: &[&str]| names.iter().filter_map(|name| first(query, name)).any(|value| value == "1" || value == "true");
+    let on = |names: &[&str]| {
+        names.iter().filter_map(|name| first(query, name)).any(|value| value == "1" || value == "true")
+    };
     let mut streams = Streams {
         stdin: on(&["input", "stdin"]),
         stdout: on(&["output", "stdout"]),
@@ -43,13 +45,15 @@ pub(super) fn command(query: &Query) -> Vec<String> {
 
 /// `port`, repeated, each a list: only WebSocket clients say it here; SPDY clients on their streams.
 pub(super) fn ports(query: &Query) -> Result<Vec<u16>, BadOptions> {
-    let bad = BadOptions { status: StatusCode::BAD_REQUEST, message: "query parameter \"port\" is not a list of ports" };
+    let bad =
+        BadOptions { status: StatusCode::BAD_REQUEST, message: "query parameter \"port\" is not a list of ports" };
     let listed = query.iter().filter(|(key, _)| key == "port").flat_map(|(_, value)| value.split(','));
     listed.map(|port| port.parse().ok().filter(|port| *port != 0)).collect::<Option<_>>().ok_or(bad)
 }
 
 pub(super) fn logs(query: &Query, now: Timestamp) -> Result<LogOptions, BadOptions> {
-    let undecodable = || BadOptions { status: StatusCode::BAD_REQUEST, message: "{\"message\": \"Unable to decode query.\"}" };
+    let undecodable =
+        || BadOptions { status: StatusCode::BAD_REQUEST, message: "{\"message\": \"Unable to decode query.\"}" };
     let invalid =
         || BadOptions { status: StatusCode::UNPROCESSABLE_ENTITY, message: "{\"message\": \"Invalid request.\"}" };
     // Go's conversion of query values to bool: only "0" and "false" say no.
@@ -129,12 +133,16 @@ mod tests {
     #[test]
     fn log_options_are_read_as_kubectl_sends_them() {
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
-        let read = logs(&query("follow=true&previous=0&timestamps&tailLines=10&limitBytes=5&sinceSeconds=60"), now).unwrap();
+        let read =
+            logs(&query("follow=true&previous=0&timestamps&tailLines=10&limitBytes=5&sinceSeconds=60"), now).unwrap();
         assert_eq!((read.follow, read.previous, read.timestamps), (true, false, true));
         assert_eq!((read.tail_lines, read.limit_bytes), (Some(10), Some(5)));
         assert_eq!(read.since, Some("2026-01-01T23:59:00Z".parse().unwrap()));
         let read = logs(&query("sinceTime=2026-01-01T00:00:00Z&stream=Stderr"), now).unwrap();
-        assert_eq!((read.since.unwrap().to_string(), read.stream.as_deref()), ("2026-01-01T00:00:00Z".into(), Some("Stderr")));
+        assert_eq!(
+            (read.since.unwrap().to_string(), read.stream.as_deref()),
+            ("2026-01-01T00:00:00Z".into(), Some("Stderr"))
+        );
         assert_eq!(logs(&query("tail=all&stream=All"), now), Ok(LogOptions::default()));
         assert_eq!(logs(&query("tail=3"), now).unwrap().tail_lines, Some(3));
     }

@@ -6,7 +6,7 @@ use axum::{
     Router,
     extract::State,
     response::{IntoResponse, Response},
-    routing::{get, on, post, MethodFilter},
+    routing::{MethodFilter, get, on, post},
 };
 use http::header;
 use std::sync::Arc;
@@ -51,10 +51,8 @@ async fn running(State(api): Api) -> Response {
 /// A v1 PodList of objects that are JSON already.
 fn list(pods: &[FoundPod]) -> Response {
     let items: Vec<&str> = pods.iter().map(|pod| &*pod.object).collect();
-    let text = format!(
-        "{{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"items\":[{}]}}",
-        items.join(",")
-    );
+    let text =
+        format!("{{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"items\":[{}]}}", items.join(","));
     json(text)
 }
 
@@ -86,4 +84,3 @@ pub(super) fn container<'a>(pod: &'a FoundPod, container: &str) -> Result<&'a cr
     // Bound to nothing yet: no container exists.
     pod.instance.as_ref().ok_or_else(unknown)
 }
-

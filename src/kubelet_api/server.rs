@@ -118,7 +118,8 @@ impl KubeletApi {
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, address)) => {
-                        let served = serve(stream, address, tls.clone(), Arc::clone(&gate), tasks.clone(), cancel.clone());
+                        let served =
+                            serve(stream, address, tls.clone(), Arc::clone(&gate), tasks.clone(), cancel.clone());
                         let cancel = cancel.clone();
                         tasks.spawn(async move {
                             let _slot = slot;

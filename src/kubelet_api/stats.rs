@@ -114,18 +114,38 @@ impl Snapshot<'_> {
     /// /metrics/resource (pkg/kubelet/metrics/collectors/resource_metrics.go).
     pub fn resource(&self) -> String {
         let mut text = Text::default();
-        text.family("container_cpu_usage_seconds_total", "[STABLE] Cumulative cpu time consumed by the container in core-seconds", "counter");
+        text.family(
+            "container_cpu_usage_seconds_total",
+            "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+            "counter",
+        );
         self.each(|sample, row| text.line(&container(sample, row), seconds(cpu(row.stats)), Some(sample.stats.at)));
-        text.family("container_memory_working_set_bytes", "[STABLE] Current working set of the container in bytes", "gauge");
+        text.family(
+            "container_memory_working_set_bytes",
+            "[STABLE] Current working set of the container in bytes",
+            "gauge",
+        );
         self.each(|sample, row| text.line(&container(sample, row), memory(row.stats) as f64, Some(sample.stats.at)));
-        text.family("container_start_time_seconds", "[STABLE] Start time of the container since unix epoch in seconds", "gauge");
+        text.family(
+            "container_start_time_seconds",
+            "[STABLE] Start time of the container since unix epoch in seconds",
+            "gauge",
+        );
         self.each(|sample, row| text.line(&container(sample, row), started(row), None));
-        text.family("node_cpu_usage_seconds_total", "[STABLE] Cumulative cpu time consumed by the node in core-seconds", "counter");
+        text.family(
+            "node_cpu_usage_seconds_total",
+            "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+            "counter",
+        );
         text.line("", seconds(self.node_core_nanos), Some(self.at));
         text.family("node_memory_working_set_bytes", "[STABLE] Current working set of the node in bytes", "gauge");
         let memory_sum: u64 = self.pods.iter().flat_map(|(_, rows)| rows).map(|row| memory(row.stats)).sum();
         text.line("", memory_sum as f64, Some(self.at));
-        text.family("pod_cpu_usage_seconds_total", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds", "counter");
+        text.family(
+            "pod_cpu_usage_seconds_total",
+            "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+            "counter",
+        );
         self.each_pod(|sample, rows| {
             let used = rows.iter().map(|row| cpu(row.stats)).sum();
             text.line(&pod(sample), seconds(used), Some(sample.stats.at));
@@ -136,9 +156,17 @@ impl Snapshot<'_> {
             text.line(&pod(sample), used as f64, Some(sample.stats.at));
         });
         let failed = f64::from(u8::from(self.failed > 0));
-        text.family("resource_scrape_error", "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise", "gauge");
+        text.family(
+            "resource_scrape_error",
+            "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+            "gauge",
+        );
         text.line("", failed, None);
-        text.family("scrape_error", "[ALPHA] (Deprecated since 1.29.0) 1 if there was an error while getting container metrics, 0 otherwise", "gauge");
+        text.family(
+            "scrape_error",
+            "[ALPHA] (Deprecated since 1.29.0) 1 if there was an error while getting container metrics, 0 otherwise",
+            "gauge",
+        );
         text.line("", failed, None);
         text.text
     }
@@ -148,11 +176,21 @@ impl Snapshot<'_> {
         let mut text = Text::default();
         text.family("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", "counter");
         self.each(|sample, row| text.line(&container(sample, row), seconds(cpu(row.stats)), Some(sample.stats.at)));
-        text.family("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", "gauge");
-        self.each(|sample, row| text.line(&container(sample, row), row.stats.memory_usage_bytes as f64, Some(sample.stats.at)));
+        text.family(
+            "container_memory_usage_bytes",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            "gauge",
+        );
+        self.each(|sample, row| {
+            text.line(&container(sample, row), row.stats.memory_usage_bytes as f64, Some(sample.stats.at))
+        });
         text.family("container_memory_working_set_bytes", "Current working set in bytes.", "gauge");
         self.each(|sample, row| text.line(&container(sample, row), memory(row.stats) as f64, Some(sample.stats.at)));
-        text.family("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", "gauge");
+        text.family(
+            "container_start_time_seconds",
+            "Start time of the container since unix epoch in seconds.",
+            "gauge",
+        );
         self.each(|sample, row| text.line(&container(sample, row), started(row).floor(), Some(sample.stats.at)));
         text.text
     }
@@ -294,8 +332,12 @@ mod tests {
         idle.stats.containers[0].memory_working_set_bytes = 0;
         let samples = [idle];
         let text = Usage::default().take(at(10), &samples, 0).resource();
-        let values = text.lines().filter(|line| line.contains("container=")).map(|line| line.split(' ').nth(1).unwrap());
-        assert!(values.clone().count() == 3 && values.clone().all(|value| value.parse::<f64>().unwrap() > 0.0), "{text}");
+        let values =
+            text.lines().filter(|line| line.contains("container=")).map(|line| line.split(' ').nth(1).unwrap());
+        assert!(
+            values.clone().count() == 3 && values.clone().all(|value| value.parse::<f64>().unwrap() > 0.0),
+            "{text}"
+        );
     }
 
     #[test]

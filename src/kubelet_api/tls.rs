@@ -59,7 +59,8 @@ impl ResolvesServerCert for ServingCertificate {
 fn certified_key(certificate_pem: &str, key_pem: &str) -> Result<CertifiedKey, BadCertificate> {
     let chain = certificates(certificate_pem, "serving certificate")?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| BadCertificate::Pem("serving key", e))?;
-    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| BadCertificate::Unusable("serving certificate", error))
+    CertifiedKey::from_der(chain, key, &provider())
+        .map_err(|error| BadCertificate::Unusable("serving certificate", error))
 }
 
 fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, BadCertificate> {

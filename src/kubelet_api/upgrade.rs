@@ -88,8 +88,12 @@ fn request_head(request: &Request<Body>, path: &str) -> Vec<u8> {
             head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
     }
-    let mut hops: Vec<String> =
-        request.headers().get_all(&forwarded).iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+    let mut hops: Vec<String> = request
+        .headers()
+        .get_all(&forwarded)
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
     hops.extend(request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string()));
     if !hops.is_empty() {
         head.extend(format!("x-forwarded-for: {}\r\n", hops.join(", ")).into_bytes());
