@@ -141,7 +141,6 @@ impl Worker {
         let _listener = AbortOnDropHandle::new(tokio::spawn(listen(self.shared.clone(), nudge.clone())));
         let mut looks = interval_at(Instant::now() + LOOK_PERIOD, LOOK_PERIOD);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.ordered.mark_changed();
         loop {
             self.take_order();
             let alarm = self.step().await;
@@ -172,10 +171,10 @@ impl Worker {
 
     /// Takes up a new desired state, if there is one.
     fn take_order(&mut self) {
-        if !self.ordered.has_changed().unwrap_or(false) {
+        let Some(mut new) = self.ordered.borrow_and_update().clone() else { return };
+        if self.desired.as_ref().is_some_and(|held| held.generation == new.generation) {
             return;
         }
-        let Some(mut new) = self.ordered.borrow_and_update().clone() else { return };
         let old = self.desired.take();
         if let Some(old) = &old {
             if new.stop.is_none() && old.stop.is_some() {
