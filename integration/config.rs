@@ -1,0 +1,91 @@
+//! Broken configuration files are refused loudly: exit code 2, the file, the key's path, never a panic.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+const GOOD: &str = include_str!("../provider-config/provider.yaml");
+const CATALOG: &str = include_str!("../provider-config/catalog.yaml");
+
+fn pilotlight(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pilotlight")).args(args).output().expect("pilotlight can be run")
+}
+
+/// Runs `pilotlight node` and `pilotlight check` on these files; what both say of them.
+fn refusal(provider: &str, catalog: &str) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("provider.yaml");
+    fs::write(&file, provider).expect("written");
+    fs::write(dir.path().join("catalog.yaml"), catalog).expect("written");
+    let path = file.display().to_string();
+    let texts = ["node", "check"].map(|command| {
+        let output = pilotlight(&[command, "--config", &path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{command}: {text}");
+        assert!(!text.contains("panicked"), "{command}: {text}");
+        assert!(output.stdout.is_empty(), "{command} says nothing else");
+        text
+    });
+    assert_eq!(texts[0], texts[1], "node and check judge alike");
+    texts[0].replace(&dir.path().display().to_string(), "DIR")
+}
+
+#[test]
+fn the_shipped_files_are_accepted() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config/provider.yaml");
+    let output = pilotlight(&["check", "--config", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is valid"));
+}
+
+#[test]
+fn each_broken_key_is_named_by_its_path() {
+    for (from, to, key) in [
+        ("cluster: dev", "cluster: Not A Name", "cluster"),
+        ("cluster: dev", "clutser: dev", "clutser"),
+        ("address: 10.70.0.1", "address: here", "address"),
+        ("kubeletPort: 10260", "kubeletPort: 70000", "nodes[0].kubeletPort"),
+        ("cpu: 64", "cpu: sixty", "limits.cpu"),
+        ("memory: 128Gi", "memory: -1", "limits.memory"),
+        ("listen: 10.72.0.1:10255", "listen: nowhere", "agents.listen"),
+        ("registrationTimeout: 2m", "registrationTimeout: soon", "agents.registrationTimeout"),
+        ("standby: []", "standby: [{instanceType: t3.nano, zone: moon, count: 1}]", "standby[0].zone"),
+        ("standby: []", "standby: [{instanceType: none, zone: local-a, count: 1}]", "standby[0].instanceType"),
+        ("subnet: 10.72.0.1/16", "subnet: 10.72.0.1/99", "cloud.local.subnet"),
+        ("bridge: pl0", "bridge: far-too-long-for-an-interface", "cloud.local.bridge"),
+        ("  local:", "  elsewhere:", "cloud"),
+    ] {
+        assert!(GOOD.contains(from), "{from:?} is not in the example");
+        let text = refusal(&GOOD.replacen(from, to, 1), CATALOG);
+        assert!(text.contains("DIR/provider.yaml") && text.contains(key), "{to}: {text}");
+    }
+}
+
+#[test]
+fn a_broken_catalog_is_named_with_its_own_path() {
+    for (from, to, key) in [
+        ("cpu: 2", "cpu: two", "types[0].cpu"),
+        ("memory: 512Mi", "memory: lots", "types[0].memory"),
+        ("price: \"0.0052\"", "price: \"cheap\"", "types[0].price"),
+        ("name: t3.micro", "name: t3.nano", "types[1].name"),
+    ] {
+        assert!(CATALOG.contains(from), "{from:?} is not in the catalog");
+        let text = refusal(GOOD, &CATALOG.replacen(from, to, 1));
+        assert!(text.contains("DIR/catalog.yaml") && text.contains(key), "{to}: {text}");
+    }
+}
+
+#[test]
+fn what_is_no_yaml_or_no_file_is_refused() {
+    for broken in ["", "[]", "nodes: [", "\t", "just words", "cluster: {a: *b}"] {
+        let text = refusal(broken, CATALOG);
+        assert!(text.contains("DIR/provider.yaml"), "{broken:?}: {text}");
+    }
+    let output = pilotlight(&["node", "--config", "/no/such/file.yaml"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("/no/such/file.yaml"), "{text}");
+    assert_eq!(pilotlight(&["node"]).status.code(), Some(2), "the option is required");
+}
