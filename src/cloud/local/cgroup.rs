@@ -16,12 +16,14 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "pilotlight";
 /// PID 1 and its services live in this leaf on v2.
 pub const LEAF: &str = "init";
@@ -77,6 +79,8 @@ impl Cgroups {
 
     /// Makes them, and sets the size. An error if no controller enforces CPU or memory.
     pub fn create(&self, size: Size) -> Result<(), LocalError> {
+        let root = open_root()?;
+        root.lock_shared().doing(|| format!("lock {ROOT}"))?;
         let (mut cpu, mut memory) = (false, false);
         for hierarchy in &self.hierarchies {
             let mut dir = hierarchy.mount_point.clone();
@@ -121,8 +125,8 @@ impl Cgroups {
     /// namespace: it decides what the mounts show.
     pub fn mount_inside(&self, root: &Path) -> Result<(), LocalError> {
         let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-        let base = below(Path::new("/sys/fs/cgroup"));
-        if self.hierarchies.iter().any(|h| h.mount_point != Path::new("/sys/fs/cgroup")) {
+        let base = below(Path::new(ROOT));
+        if self.hierarchies.iter().any(|h| h.mount_point != Path::new(ROOT)) {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("cgroup"), &base, Some("tmpfs"), flags, Some("mode=755,size=1m"))
                 .doing(|| format!("mount a tmpfs on {}", base.display()))?;
@@ -160,6 +164,9 @@ impl Cgroups {
 
 /// Removes the cluster's cgroups, and ours above it if no other cluster uses it.
 pub fn remove_cluster(cluster: &str) -> Result<(), LocalError> {
+    // Else it could go between another cluster's making it and making its own in it.
+    let root = open_root()?;
+    root.lock().doing(|| format!("lock {ROOT}"))?;
     for hierarchy in hierarchies()? {
         let parent = hierarchy.mount_point.join(PARENT);
         remove_tree(&parent.join(cluster), Instant::now() + REMOVE_PATIENCE)?;
@@ -171,6 +178,10 @@ pub fn remove_cluster(cluster: &str) -> Result<(), LocalError> {
         }
     }
     Ok(())
+}
+
+fn open_root() -> Result<File, LocalError> {
+    File::open(ROOT).doing(|| format!("open {ROOT}"))
 }
 
 fn enter(dir: &Path) -> Result<(), LocalError> {
@@ -204,7 +215,7 @@ fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
             }
             _ => continue,
         };
-        if Path::new(mount_point).starts_with("/sys/fs/cgroup") && !found.iter().any(|h| h.version == version) {
+        if Path::new(mount_point).starts_with(ROOT) && !found.iter().any(|h| h.version == version) {
             found.push(Hierarchy { mount_point: mount_point.into(), version });
         }
     }
