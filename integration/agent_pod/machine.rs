@@ -5,7 +5,7 @@ use nix::{
     unistd::Pid,
 };
 use pilotlight::{
-    agent::pod::{PodRuntime, PodRuntimeConfig},
+    agent::pod::{CriClient, PodRuntime, PodRuntimeConfig},
     model::*,
 };
 use std::{
@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::UnixStream, sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Far above what anything here takes: reaching it is a failure.
@@ -37,7 +37,17 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Machine) -
     let leftovers = Leftovers { name: name.to_owned() };
     leftovers.clear();
     let status = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(INSIDE, "1")
@@ -100,7 +110,13 @@ impl Machine {
         fs::create_dir_all(&dir).unwrap();
         // Sockets need short paths; containerd's state must be on no overlay.
         run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
-        for line in ["link set lo up", "link add eth0 type veth peer name peer0", "addr add 10.250.7.1/24 dev eth0", "link set eth0 up", "link set peer0 up"] {
+        for line in [
+            "link set lo up",
+            "link add eth0 type veth peer name peer0",
+            "addr add 10.250.7.1/24 dev eth0",
+            "link set eth0 up",
+            "link set peer0 up",
+        ] {
             run("ip", &line.split(' ').collect::<Vec<_>>());
         }
         clone_image(&repo().join("target/machine-image/containerd"), &dir.join("root"));
@@ -146,8 +162,9 @@ impl Machine {
             .spawn()
             .unwrap();
         self.containerd = Some(child);
+        let client = CriClient::new(&self.config.containerd_socket);
         let up = async {
-            while UnixStream::connect(&self.config.containerd_socket).await.is_err() {
+            while client.version().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -283,10 +300,7 @@ pub fn container(name: &str, script: &str) -> DesiredContainer {
         security: ContainerSecurity::default(),
         probes: Probes::default(),
         lifecycle: Lifecycle::default(),
-        termination_message: TerminationMessage {
-            path: "/dev/termination-log".to_owned(),
-            fallback_to_logs: false,
-        },
+        termination_message: TerminationMessage { path: "/dev/termination-log".to_owned(), fallback_to_logs: false },
         stdin: false,
         stdin_once: false,
         tty: false,

@@ -70,7 +70,9 @@ impl Machine {
             };
             // The kernel keeps 15 characters of a name. Processes may go while this looks.
             let named = fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "pilotlight-agen");
-            if named && fs::read_to_string(path.join("cgroup")).is_ok_and(|text| text.contains(&format!("{}/i-", self.cgroup)))
+            if named
+                && fs::read_to_string(path.join("cgroup"))
+                    .is_ok_and(|text| text.contains(&format!("{}/i-", self.cgroup)))
             {
                 agents.push(id);
             }

@@ -65,7 +65,8 @@ fn summary(durations: &[Duration]) -> Option<Summary> {
     sorted.sort_by(f64::total_cmp);
     let (min, max) = (*sorted.first()?, *sorted.last()?);
     let middle = sorted.len() / 2;
-    let median = if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] };
+    let median =
+        if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] };
     // The nearest rank: nine of ten are not above it.
     let p90 = sorted[(sorted.len() * 9).div_ceil(10) - 1];
     Some(Summary { median, p90, min, max })
@@ -161,8 +162,11 @@ impl Report {
             .into_iter()
             .map(|(name, s)| (name.to_owned(), json!({"start": times(&s.start), "end": times(&s.end)})))
             .collect();
-        let aims: Vec<Value> =
-            self.aims().into_iter().map(|(aim, value, reached)| json!({"aim": aim, "value": value, "reached": reached})).collect();
+        let aims: Vec<Value> = self
+            .aims()
+            .into_iter()
+            .map(|(aim, value, reached)| json!({"aim": aim, "value": value, "reached": reached}))
+            .collect();
         let all = json!({
             "at": jiff::Timestamp::now().to_string(),
             "processors": std::thread::available_parallelism().map_or(0, usize::from),
@@ -237,9 +241,15 @@ fn print_batches(kubelet: &Batch, pilotlight: &Batch) {
             "processor a Pod, birth to death, ms".to_owned(),
             Box::new(|b| format!("{:.1}", b.cpu_birth_to_death.as_secs_f64() * 1000.0 / b.pods as f64)),
         ),
-        (format!("{pods} Pods at once to all Running, s"), Box::new(|b| format!("{:.1}", b.to_all_running.as_secs_f64()))),
+        (
+            format!("{pods} Pods at once to all Running, s"),
+            Box::new(|b| format!("{:.1}", b.to_all_running.as_secs_f64())),
+        ),
         ("agents' RSS, median / largest, MB".to_owned(), Box::new(Batch::agents)),
-        ("API requests a Pod, birth to death".to_owned(), Box::new(|b| format!("{:.2}", each(b.requests.pods, b.pods)))),
+        (
+            "API requests a Pod, birth to death".to_owned(),
+            Box::new(|b| format!("{:.2}", each(b.requests.pods, b.pods))),
+        ),
         ("  events a Pod, apart".to_owned(), Box::new(|b| format!("{:.2}", each(b.requests.events, b.pods)))),
         ("  watches opened a Pod, apart".to_owned(), Box::new(|b| format!("{:.2}", each(b.requests.watches, b.pods)))),
     ];

@@ -183,7 +183,10 @@ fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
             Ok(InstanceType {
                 cpu_millis: check.cpu(&key("cpu"), &raw.cpu)?,
                 memory_bytes: check.bytes(&key("memory"), &raw.memory)?,
-                price: raw.price.parse().map_err(|e: crate::model::PriceError| check.error(key("price"), e.to_string()))?,
+                price: raw
+                    .price
+                    .parse()
+                    .map_err(|e: crate::model::PriceError| check.error(key("price"), e.to_string()))?,
                 name: raw.name,
             })
         })
@@ -221,10 +224,8 @@ impl Checker<'_> {
     /// A name that can stand in a node's name, a label's value and a path (RFC 1123).
     fn label(&self, key: &str, text: &str) -> Result<(), ConfigError> {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let fine = (1..=40).contains(&text.len())
-            && text.bytes().all(inner)
-            && !text.starts_with('-')
-            && !text.ends_with('-');
+        let fine =
+            (1..=40).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
         let expected = "expected 1 to 40 lower-case letters, digits and dashes, none at the ends";
         if fine { Ok(()) } else { Err(self.error(key, format!("{text:?}: {expected}"))) }
     }

@@ -16,8 +16,8 @@
 //! instance. Each step may be repeated after a crash: the state is rebuilt from the API server, the
 //! cloud's list and the agents' reports, nothing here is remembered by us alone.
 
-use crate::model::{Deletion, InstanceRecord, InstanceState, PodIntent, PodReport, Stop};
 use crate::decide::status::{PodStatus, Reason};
+use crate::model::{Deletion, InstanceRecord, InstanceState, PodIntent, PodReport, Stop};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long after the end of the grace period an agent may stay silent before its instance is ended
@@ -44,9 +44,14 @@ pub struct View<'a> {
 /// The instance bound to a Pod.
 #[derive(Clone, Debug)]
 pub enum Backing<'a> {
-    Alive { record: &'a InstanceRecord, connected: bool },
+    Alive {
+        record: &'a InstanceRecord,
+        connected: bool,
+    },
     /// The cloud says it is gone, or no longer lists it.
-    Gone { why: String },
+    Gone {
+        why: String,
+    },
 }
 
 /// What to do about one Pod.
@@ -95,7 +100,11 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
                     return rest(Step::Finalize);
                 }
                 let stop = Stop { deletion, reason: "deleted".to_owned() };
-                Plan { step: Step::Run { stop: Some(stop) }, failed: None, wake_at: Some(give_up).filter(|at| *at > now) }
+                Plan {
+                    step: Step::Run { stop: Some(stop) },
+                    failed: None,
+                    wake_at: Some(give_up).filter(|at| *at > now),
+                }
             }
         };
     }
@@ -151,12 +160,8 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
 /// A completed Pod's instance: kept for its logs, then released, so that nobody pays for a Job that
 /// ended yesterday.
 fn kept(view: &View, now: Timestamp) -> Plan {
-    let ended = view
-        .status
-        .into_iter()
-        .flat_map(|s| s.conditions.iter())
-        .find(|c| c.kind == "Ready")
-        .map_or(now, |c| c.since);
+    let ended =
+        view.status.into_iter().flat_map(|s| s.conditions.iter()).find(|c| c.kind == "Ready").map_or(now, |c| c.since);
     let until = ended.saturating_add(view.keep_completed).unwrap_or(Timestamp::MAX);
     if now >= until {
         Plan { step: Step::Release, failed: None, wake_at: None }

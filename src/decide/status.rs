@@ -13,7 +13,8 @@
 //! pkg/kubelet/status/generate.go of Kubernetes 1.33.
 
 use crate::model::{
-    ContainerKind, ContainerReport, ContainerState, InstanceRecord, PodIntent, PodReport, PodSpec, RestartPolicy, Termination,
+    ContainerKind, ContainerReport, ContainerState, InstanceRecord, PodIntent, PodReport, PodSpec, RestartPolicy,
+    Termination,
 };
 use jiff::Timestamp;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -163,7 +164,8 @@ pub fn status(facts: &Facts, now: Timestamp) -> PodStatus {
 
 fn unsupported(fields: &[crate::model::Unsupported]) -> Reason {
     let message = fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Reason { reason: "UnsupportedField".to_owned(), message }
+    let reason = fields.first().map_or("UnsupportedField", crate::model::Unsupported::reason);
+    Reason { reason: reason.to_owned(), message }
 }
 
 /// What backs the Pod, for people and tools.
@@ -179,19 +181,15 @@ fn annotations(instance: &InstanceRecord, class: &str) -> [(String, String); 6] 
     .map(|(key, value)| (format!("pilotlight.dev/{key}"), value))
 }
 
-fn container_statuses(
-    spec: &PodSpec,
-    facts: &Facts,
-    now: Timestamp,
-) -> (Vec<ContainerReport>, Vec<ContainerReport>) {
+fn container_statuses(spec: &PodSpec, facts: &Facts, now: Timestamp) -> (Vec<ContainerReport>, Vec<ContainerReport>) {
     let one = |container: &crate::model::ContainerSpec| {
         let reported = facts.report.and_then(|r| r.containers.iter().find(|c| c.name == container.name));
         let previous = facts
             .previous
             .and_then(|p| p.init_containers.iter().chain(&p.containers).find(|c| c.name == container.name));
-        let mut report = match (reported, previous) {
+        let mut report = match (reported, previous.filter(|p| p.container_id.is_some())) {
             (Some(report), _) | (None, Some(report)) => report.clone(),
-            (None, None) => never_started(spec, container),
+            (None, None) => never_started(spec, container, facts.waiting),
         };
         whole(&mut report);
         // An instance that is lost takes its containers along: what still ran ended in an unknown way
@@ -235,14 +233,16 @@ fn whole(report: &mut ContainerReport) {
     report.last.iter_mut().for_each(termination);
 }
 
-fn never_started(spec: &PodSpec, container: &crate::model::ContainerSpec) -> ContainerReport {
+/// `kubectl get pods` shows the reason of a waiting container before that of the Pod.
+fn never_started(spec: &PodSpec, container: &crate::model::ContainerSpec, waiting: Option<&Reason>) -> ContainerReport {
     let waits_for_init = container.kind == ContainerKind::App && !spec.init_containers.is_empty();
+    let usual = if waits_for_init { "PodInitializing" } else { "ContainerCreating" };
     ContainerReport {
         name: container.name.clone(),
         kind: container.kind,
         state: ContainerState::Waiting {
-            reason: if waits_for_init { "PodInitializing" } else { "ContainerCreating" }.to_owned(),
-            message: String::new(),
+            reason: waiting.map_or(usual, |w| &w.reason).to_owned(),
+            message: waiting.map_or_else(String::new, |w| w.message.clone()),
         },
         last: None,
         restart_count: 0,

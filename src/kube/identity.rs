@@ -87,7 +87,8 @@ pub fn node_client(provider: &Config, identity: &Identity) -> Result<Client, Ide
 
 /// The node's client identity, from `dir` or newly signed.
 pub async fn client_identity(provider: &Client, dir: &Path, node: &NodeName) -> Result<Identity, IdentityError> {
-    let request = Request { signer: "kubernetes.io/kube-apiserver-client-kubelet", usage: "client auth", node, ips: &[] };
+    let request =
+        Request { signer: "kubernetes.io/kube-apiserver-client-kubelet", usage: "client auth", node, ips: &[] };
     obtain(provider, provider, dir, &request).await
 }
 
@@ -116,7 +117,12 @@ impl Request<'_> {
     }
 }
 
-async fn obtain(asker: &Client, approver: &Client, dir: &Path, request: &Request<'_>) -> Result<Identity, IdentityError> {
+async fn obtain(
+    asker: &Client,
+    approver: &Client,
+    dir: &Path,
+    request: &Request<'_>,
+) -> Result<Identity, IdentityError> {
     let suffix = if request.serving() { "serving" } else { "client" };
     let file = dir.join(format!("{}.{suffix}.pem", request.node));
     if let Some(identity) = load(&file)
@@ -241,8 +247,7 @@ fn save(file: &Path, identity: &Identity) -> std::io::Result<()> {
         std::fs::create_dir_all(dir)?;
     }
     let temporary = file.with_extension("tmp");
-    let mut out =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     writeln!(out, "{}\n{}", identity.certificate_pem.trim_end(), identity.key_pem.trim_end())?;
     out.sync_all()?;
     std::fs::rename(temporary, file)

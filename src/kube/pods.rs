@@ -4,7 +4,7 @@
 //! [`PodSeen`]; a Pod that vanished while the watch was broken is reported gone after the next full
 //! list, never before.
 
-use super::intent::pod_intent;
+use super::intent::{pod_intent, unhonoured};
 use super::render::{gates, observed_status};
 use crate::model::{NodeName, PodUid};
 use crate::ports::{PodSeen, PodUpdate};
@@ -73,5 +73,5 @@ fn seen(mut pod: Pod) -> Option<PodSeen> {
     pod.metadata.managed_fields = None;
     let intent = Arc::new(pod_intent(&pod)?);
     let object = serde_json::to_string(&pod).ok()?.into();
-    Some(PodSeen { intent, status: observed_status(&pod), gates: gates(&pod), object })
+    Some(PodSeen { intent, status: observed_status(&pod), gates: gates(&pod), unhonoured: unhonoured(&pod), object })
 }

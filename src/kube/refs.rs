@@ -336,11 +336,8 @@ async fn pause(failures: u32, cancel: &CancellationToken) -> Result<(), ()> {
 /// Gets the Pod's token and renews it: after 80 % of its life, or 24 h
 /// (pkg/kubelet/token/token_manager.go).
 async fn keep_token(shared: Arc<Shared>, pod: PodUid, key: TokenKey, cancel: CancellationToken) {
-    let Some((node, name, service_account)) = shared
-        .lock()
-        .pods
-        .get(&pod)
-        .map(|f| (f.node.clone(), f.name.clone(), f.service_account.clone()))
+    let Some((node, name, service_account)) =
+        shared.lock().pods.get(&pod).map(|f| (f.node.clone(), f.name.clone(), f.service_account.clone()))
     else {
         return;
     };

@@ -164,7 +164,11 @@ impl Shared {
         }
         if work.delete {
             let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
-            let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
+            let params = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..Default::default()
+            };
             match pods.delete(&work.name.name, &params).await {
                 Ok(_) => {}
                 Err(error) if gone(&error) => {}

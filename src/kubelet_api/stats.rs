@@ -12,6 +12,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// A rate is measured over this time at least: the runtime looks at its counters only every some
+/// seconds (cAdvisor's housekeeping does so every 10 s).
+const RATE_NANOS: u128 = 10_000_000_000;
+
 /// One Pod's sample.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
@@ -27,10 +31,19 @@ struct Row<'a> {
     nano_cores: u64,
 }
 
+/// What is remembered of a container.
+#[derive(Clone, Copy)]
+struct Seen {
+    core_nanos: u64,
+    /// Where the present rate was measured from, and the one before it.
+    base: (Timestamp, u64),
+    nano_cores: u64,
+}
+
 #[derive(Default)]
 struct State {
     /// By Pod and container; a restarted container starts over, at another time.
-    last: HashMap<(PodUid, String, Timestamp), (Timestamp, u64)>,
+    last: HashMap<(PodUid, String, Timestamp), Seen>,
     /// All that was ever seen used.
     node_core_nanos: u64,
 }
@@ -58,13 +71,12 @@ impl Usage {
             for stats in &sample.stats.containers {
                 let key = (sample.uid.clone(), stats.name.clone(), stats.started_at);
                 let used = cpu(stats);
-                // Before the first sample: the average since it started.
-                let (since, before) = state.last.get(&key).copied().unwrap_or((stats.started_at, 0));
+                let known = state.last.get(&key).copied();
+                let before = known.map_or(0, |known| known.core_nanos);
                 state.node_core_nanos += used.saturating_sub(before);
-                let nanos = u128::try_from(sample.stats.at.duration_since(since).as_nanos()).unwrap_or(0).max(1);
-                let rate = u128::from(used.saturating_sub(before)) * 1_000_000_000 / nanos;
-                rows.push(Row { stats, nano_cores: u64::try_from(rate).unwrap_or(u64::MAX) });
-                seen.insert(key, (sample.stats.at, used));
+                let now = observe(known, (stats.started_at, 0), (sample.stats.at, used));
+                rows.push(Row { stats, nano_cores: now.nano_cores });
+                seen.insert(key, now);
             }
             pods.push((sample, rows));
         }
@@ -75,6 +87,19 @@ impl Usage {
             state.last.extend(seen);
         }
         Snapshot { at, pods, node_core_nanos: state.node_core_nanos, failed }
+    }
+}
+
+/// At first the average since the start; then anew whenever enough time has gone by.
+fn observe(known: Option<Seen>, start: (Timestamp, u64), now: (Timestamp, u64)) -> Seen {
+    let base = known.map_or(start, |known| known.base);
+    let elapsed = u128::try_from(now.0.duration_since(base.0).as_nanos()).unwrap_or(0);
+    match known {
+        Some(known) if elapsed < RATE_NANOS => Seen { core_nanos: now.1, ..known },
+        _ => {
+            let rate = u128::from(now.1.saturating_sub(base.1)) * 1_000_000_000 / elapsed.max(1);
+            Seen { core_nanos: now.1, base: now, nano_cores: u64::try_from(rate).unwrap_or(u64::MAX) }
+        }
     }
 }
 
@@ -358,6 +383,10 @@ mod tests {
         let first = [sample("p", 10, 5)];
         let summary = usage.take(at(10), &first, 0).summary("node");
         assert_eq!(summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"], 500_000_000);
+        // Too soon for another.
+        let hardly_later = [sample("p", 11, 5)];
+        let summary = usage.take(at(11), &hardly_later, 0).summary("node");
+        assert_eq!(summary["pods"][0]["cpu"]["usageNanoCores"], 500_000_000);
         let second = [sample("p", 20, 25)];
         let summary = usage.take(at(20), &second, 0).summary("node");
         assert_eq!(summary["pods"][0]["cpu"]["usageNanoCores"], 2_000_000_000u64);

@@ -3,7 +3,7 @@
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
     AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, NodeName, ObjectName,
-    PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest,
+    PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -119,6 +119,8 @@ pub struct PodSeen {
     pub status: Option<PodStatus>,
     /// Every condition's type and whether it is True, for readiness gates.
     pub gates: BTreeMap<String, bool>,
+    /// What is let pass without being acted on, worth an event.
+    pub unhonoured: Vec<Unsupported>,
     /// The object as JSON, for the kubelet API's /pods.
     pub object: Arc<str>,
 }

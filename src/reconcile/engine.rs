@@ -4,9 +4,7 @@ use super::world::{Effect, Fact, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
 use crate::decide::placement::Pool;
 use crate::model::{Generation, InstanceId, LaunchRequest, NodeName, PodUid, Purchase, tag};
-use crate::ports::{
-    AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSource, StatusSink, client_token,
-};
+use crate::ports::{AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSource, StatusSink, client_token};
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -170,7 +168,10 @@ impl Engine {
             match cloud.describe().await {
                 Ok(records) => drop(reply.send(Fact::Instances { round, records }).await),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the cloud did not describe its instances");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the cloud did not describe its instances"
+                    );
                     answers.send_if_modified(|known| {
                         let next = Err(error.to_string());
                         let changed = *known != next;
@@ -227,7 +228,11 @@ impl Engine {
         let reply = self.reply.clone();
         self.tasks.spawn(async move {
             if let Err(error) = cloud.terminate(&ids).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, ?ids, "instances were not terminated; trying again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    ?ids,
+                    "instances were not terminated; trying again"
+                );
                 tokio::time::sleep(DESCRIBE_EVERY).await;
                 drop(reply.send(Fact::NotTerminated(ids)).await);
             }

@@ -10,13 +10,13 @@
 //! `unbind`. What an agent says that it holds outranks the annotation on the Pod, which outranks
 //! nothing: so a crash between a binding and its record is healed by the agent.
 
-use crate::decide::desired::{NodeFacts, Refs, resolve, pod_size};
+use crate::decide::desired::{NodeFacts, Refs, pod_size, resolve};
 use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::{self, Demand, Pool, Rules, Supply};
 use crate::decide::status::{Facts, Phase, PodStatus, Reason, status};
 use crate::model::{
-    AgentEvent, ContainerKind, ContainerState, DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord, InstanceState, InstanceType, NodeName,
-    ObjectName, PodIntent, PodReport, PodUid, Stop,
+    AgentEvent, ContainerKind, ContainerState, DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord,
+    InstanceState, InstanceType, NodeName, ObjectName, PodIntent, PodReport, PodUid, Stop,
 };
 use crate::ports::{PodEvent, PodSeen};
 use jiff::{SignedDuration, Timestamp};
@@ -67,20 +67,46 @@ pub enum Fact {
     Refs(PodUid, Arc<Refs>),
     /// A full description of the cloud. `round` counts up; it was asked for after everything that the
     /// world knew when the round began.
-    Instances { round: u64, records: Vec<InstanceRecord> },
-    Launched { pool: Pool, asked: u32, records: Vec<InstanceRecord>, failure: Option<String> },
+    Instances {
+        round: u64,
+        records: Vec<InstanceRecord>,
+    },
+    Launched {
+        pool: Pool,
+        asked: u32,
+        records: Vec<InstanceRecord>,
+        failure: Option<String>,
+    },
     NotTerminated(Vec<InstanceId>),
-    Connected { instance: InstanceId, holds: Option<(PodUid, Generation)> },
+    Connected {
+        instance: InstanceId,
+        holds: Option<(PodUid, Generation)>,
+    },
     Disconnected(InstanceId),
-    Report { instance: InstanceId, report: Box<PodReport> },
-    AgentEvent { instance: InstanceId, event: Box<AgentEvent> },
+    Report {
+        instance: InstanceId,
+        report: Box<PodReport>,
+    },
+    AgentEvent {
+        instance: InstanceId,
+        event: Box<AgentEvent>,
+    },
 }
 
 /// Something to carry out.
 #[derive(Debug)]
 pub enum Effect {
-    Status { node: NodeName, name: ObjectName, uid: PodUid, status: Box<PodStatus> },
-    Delete { node: NodeName, name: ObjectName, uid: PodUid },
+    Status {
+        node: NodeName,
+        name: ObjectName,
+        uid: PodUid,
+        status: Box<PodStatus>,
+    },
+    Delete {
+        node: NodeName,
+        name: ObjectName,
+        uid: PodUid,
+    },
     Event(PodEvent, Timestamp),
     Follow(Arc<PodIntent>),
     Forget(PodUid),
@@ -91,8 +117,14 @@ pub enum Effect {
     Started(SignedDuration),
     Terminate(Vec<InstanceId>),
     /// The kubelet API's directory: set, or removed.
-    List { name: ObjectName, entry: super::DirectoryEntry },
-    Unlist { name: ObjectName, uid: PodUid },
+    List {
+        name: ObjectName,
+        entry: super::DirectoryEntry,
+    },
+    Unlist {
+        name: ObjectName,
+        uid: PodUid,
+    },
 }
 
 pub struct World {
@@ -252,6 +284,7 @@ impl World {
 
     fn seen(&mut self, seen: PodSeen, now: Timestamp) {
         let uid = seen.intent.uid.clone();
+        let ignored: Vec<String> = seen.unhonoured.iter().map(ToString::to_string).collect();
         match self.pods.get_mut(&uid) {
             Some(entry) => {
                 if seen.intent != entry.seen.intent {
@@ -289,6 +322,9 @@ impl World {
                 );
                 self.adopt(&uid);
             }
+        }
+        if !ignored.is_empty() {
+            self.tell(&uid, true, "UnsupportedField", &ignored.join("; "), now);
         }
         self.list(&uid);
         self.dirty.insert(uid);
@@ -422,7 +458,11 @@ impl World {
         let forgotten: Vec<InstanceId> = self
             .instances
             .iter()
-            .filter(|(_, e)| e.pod.is_none() && e.gone.is_some() && (e.absent >= ABSENT || e.record.state == InstanceState::Terminated))
+            .filter(|(_, e)| {
+                e.pod.is_none()
+                    && e.gone.is_some()
+                    && (e.absent >= ABSENT || e.record.state == InstanceState::Terminated)
+            })
             .map(|(id, _)| id.clone())
             .collect();
         for id in forgotten {
@@ -665,7 +705,11 @@ impl World {
             if ran {
                 self.write_status(uid, now);
             }
-            self.effects.push(Effect::Delete { node: intent.node.clone(), name: intent.name.clone(), uid: uid.clone() });
+            self.effects.push(Effect::Delete {
+                node: intent.node.clone(),
+                name: intent.name.clone(),
+                uid: uid.clone(),
+            });
         }
         let instance = self.pods.get(uid).and_then(|e| e.instance.clone());
         self.unbind(uid);
@@ -832,10 +876,8 @@ impl World {
                 })
             })
             .collect();
-        let pool = |record: &InstanceRecord| Pool {
-            zone: record.zone.clone(),
-            instance_type: record.instance_type.clone(),
-        };
+        let pool =
+            |record: &InstanceRecord| Pool { zone: record.zone.clone(), instance_type: record.instance_type.clone() };
         let holds_nothing = |entry: &InstanceEntry| entry.holds.is_none();
         let known = self.instances.iter().filter(|(_, e)| e.usable() && holds_nothing(e)).map(|(id, e)| Supply {
             instance: id.clone(),
@@ -877,10 +919,7 @@ impl World {
 
     /// Instances whose agent holds a Pod that no longer exists, or that is backed by another.
     fn strays(&self) -> impl Iterator<Item = InstanceId> + '_ {
-        self.instances
-            .iter()
-            .filter(|(_, e)| e.usable() && e.holds.is_some())
-            .map(|(id, _)| id.clone())
+        self.instances.iter().filter(|(_, e)| e.usable() && e.holds.is_some()).map(|(id, _)| id.clone())
     }
 }
 

@@ -43,7 +43,12 @@ pub fn main() -> ExitCode {
         Command::Check { config } => match ProviderConfig::load(&config) {
             Ok(valid) => {
                 let zones: Vec<&str> = valid.nodes.iter().map(|n| n.zone.as_str()).collect();
-                println!("{} is valid: zones {}, {} instance types", config.display(), zones.join(", "), valid.types.len());
+                println!(
+                    "{} is valid: zones {}, {} instance types",
+                    config.display(),
+                    zones.join(", "),
+                    valid.types.len()
+                );
                 ExitCode::SUCCESS
             }
             Err(error) => broken_file(&error),

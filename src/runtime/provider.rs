@@ -70,8 +70,7 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     let (agent_updates, agents) = mpsc::channel(QUEUE);
     let names = vec![config.agents_listen.ip().to_string()];
     let gateway_config = GatewayConfig { listen: config.agents_listen, names };
-    let gateway =
-        Arc::new(Gateway::start(&gateway_config, ca, Arc::clone(&cloud), agent_updates, cancel.clone())?);
+    let gateway = Arc::new(Gateway::start(&gateway_config, ca, Arc::clone(&cloud), agent_updates, cancel.clone())?);
     let link: Arc<dyn AgentLink> = Arc::clone(&gateway) as Arc<dyn AgentLink>;
 
     let metrics = Metrics::default();
@@ -177,10 +176,7 @@ fn spawn(
 }
 
 /// Waits for the first end of any task, ends the others, and says what happened.
-async fn supervise(
-    mut tasks: JoinSet<anyhow::Result<&'static str>>,
-    cancel: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn supervise(mut tasks: JoinSet<anyhow::Result<&'static str>>, cancel: &CancellationToken) -> anyhow::Result<()> {
     let mut verdict = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let asked = cancel.is_cancelled();

@@ -2,9 +2,9 @@
 //!
 //! Reads the Pods' own annotations through the caller's kubeconfig: it needs no access to the provider.
 
-use anyhow::Context;
 use crate::kube::identity::provider_config;
 use crate::model::HourlyPrice;
+use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -87,7 +87,8 @@ fn print_table(rows: &[Row]) {
         return;
     }
     let mut lines = vec![
-        ["NAMESPACE", "POD", "PHASE", "INSTANCE", "TYPE", "PURCHASE", "ZONE", "$/HOUR", "FOR", "COST"].map(str::to_owned),
+        ["NAMESPACE", "POD", "PHASE", "INSTANCE", "TYPE", "PURCHASE", "ZONE", "$/HOUR", "FOR", "COST"]
+            .map(str::to_owned),
     ];
     lines.extend(rows.iter().map(|row| {
         [

@@ -13,7 +13,10 @@ use nix::{
 };
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -60,8 +63,15 @@ fn pin(volume: &Path, sub: &str) -> io::Result<OwnedFd> {
         here = match open(root.as_fd(), &at, beneath()) {
             Err(Errno::ENOENT) => {
                 match mkdirat(&here, name, mode) {
+                    Ok(()) => {
+                        let made = open(root.as_fd(), &at, beneath())?;
+                        // Whatever the umask: who may write to the volume may write here.
+                        let permissions = fs::Permissions::from_mode(mode.bits());
+                        fs::set_permissions(format!("/proc/self/fd/{}", made.as_raw_fd()), permissions)?;
+                        made
+                    }
                     // Somebody was faster.
-                    Ok(()) | Err(Errno::EEXIST) => open(root.as_fd(), &at, beneath())?,
+                    Err(Errno::EEXIST) => open(root.as_fd(), &at, beneath())?,
                     Err(errno) => return Err(errno.into()),
                 }
             }
