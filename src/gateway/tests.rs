@@ -1,20 +1,18 @@
 //! The real gateway and the real agent link, in one process, over real TLS; the cloud and the Pod are
 //! fakes.
 
+mod fakes;
+
 use super::*;
 use crate::{
-    agent::{self, AgentConfig, ExecOutput, HostError, PodHost, Preparation, Rooms, ServiceSink},
-    model::{
-        AgentEvent, Generation, InstanceRecord, InstanceState, LaunchRequest, ObjectName, PodReport, PodStats, PodUid,
-        Protocol, ServicePort, Streams,
-    },
-    ports::{ClaimError, CloudError, InstanceProof},
+    agent::{self, AgentConfig, Rooms},
+    model::{AgentEvent, Generation, ObjectName, PodReport, PodUid, Protocol, ServicePort, Streams},
     proto::{
         AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
         agent_gateway_client::AgentGatewayClient, agent_message, bootstrap_client::BootstrapClient, tunnel_frame,
     },
 };
-use std::{collections::HashSet, path::PathBuf, sync::Mutex};
+use fakes::{FakeCloud, FakeHost, FakeServices, Unprepared};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -30,123 +28,6 @@ use tonic::{
 
 /// Far more than anything here takes; only a failing test waits for it.
 const LONG: Duration = Duration::from_secs(30);
-
-#[derive(Default)]
-struct FakeCloud {
-    claimed: Mutex<HashSet<InstanceId>>,
-}
-
-#[async_trait]
-impl Cloud for FakeCloud {
-    async fn launch(&self, _: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError> {
-        Ok(vec![])
-    }
-    async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError> {
-        Ok(vec![])
-    }
-    async fn terminate(&self, _: &[InstanceId]) -> Result<(), CloudError> {
-        Ok(())
-    }
-    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError> {
-        if proof.token != format!("token-of-{}", proof.instance) {
-            return Err(ClaimError::BadProof(proof.instance.clone()));
-        }
-        if !self.claimed.lock().unwrap().insert(proof.instance.clone()) {
-            return Err(ClaimError::AlreadyClaimed(proof.instance.clone()));
-        }
-        Ok(InstanceRecord {
-            id: proof.instance.clone(),
-            client_token: crate::model::ClientToken::new("t"),
-            instance_type: "small".into(),
-            zone: "local-a".into(),
-            purchase: crate::model::Purchase::OnDemand,
-            state: InstanceState::Running,
-            state_reason: None,
-            private_ip: Some(proof.peer),
-            pod_ip: None,
-            launched_at: jiff::Timestamp::UNIX_EPOCH,
-            price: serde_json::from_value("0.01".into()).unwrap(),
-            tags: Default::default(),
-        })
-    }
-}
-
-struct FakeHost {
-    desired: watch::Sender<Option<Arc<DesiredPod>>>,
-    report: watch::Sender<Option<Arc<PodReport>>>,
-    /// The "runtime's streaming server".
-    streaming: SocketAddr,
-}
-
-#[async_trait]
-impl PodHost for FakeHost {
-    fn set_desired(&self, desired: Arc<DesiredPod>) {
-        self.desired.send_replace(Some(desired));
-    }
-    fn holds(&self) -> Option<(PodUid, Generation)> {
-        self.desired.borrow().as_ref().map(|desired| (desired.uid.clone(), desired.generation))
-    }
-    fn report(&self) -> watch::Receiver<Option<Arc<PodReport>>> {
-        self.report.subscribe()
-    }
-    async fn exec(&self, container: &str, _: &[String], _: Streams) -> Result<String, HostError> {
-        match container {
-            "app" => Ok(format!("http://{}/exec/a-token", self.streaming)),
-            other => Err(HostError::NoContainer(other.to_owned())),
-        }
-    }
-    async fn attach(&self, container: &str, _: Streams) -> Result<String, HostError> {
-        Err(HostError::NoContainer(container.to_owned()))
-    }
-    async fn port_forward(&self, _: &[u16]) -> Result<String, HostError> {
-        Err(HostError::NoSandbox)
-    }
-    async fn exec_sync(&self, _: &str, command: &[String]) -> Result<ExecOutput, HostError> {
-        Ok(ExecOutput { stdout: command.join(" ").into_bytes(), stderr: b"!".to_vec(), exit_code: 0 })
-    }
-    async fn stats(&self) -> Result<PodStats, HostError> {
-        Ok(PodStats { at: jiff::Timestamp::UNIX_EPOCH, containers: vec![] })
-    }
-    async fn log_path(&self, _: &str) -> Result<PathBuf, HostError> {
-        Err(HostError::NoSandbox)
-    }
-    async fn is_running(&self, _: &str) -> Result<bool, HostError> {
-        Ok(false)
-    }
-}
-
-/// A proxy that only remembers.
-struct FakeServices(watch::Sender<(u64, Vec<ServicePort>)>);
-
-#[async_trait]
-impl ServiceSink for FakeServices {
-    async fn apply(&mut self, update: &ServicesUpdate) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.0.send_modify(|(version, ports)| {
-            if update.from == 0 {
-                ports.clear();
-            }
-            ports.retain(|port| !update.remove.contains(&port.key()));
-            for port in &update.upsert {
-                ports.retain(|old| old.key() != port.key());
-                ports.push(port.clone());
-            }
-            *version = update.to;
-        });
-        Ok(())
-    }
-    fn version(&self) -> u64 {
-        self.0.borrow().0
-    }
-}
-
-struct Unprepared;
-
-#[async_trait]
-impl Preparation for Unprepared {
-    async fn prepare(&mut self, _: &DesiredPod) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-}
 
 struct Provider {
     gateway: Gateway,
