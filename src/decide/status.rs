@@ -254,34 +254,30 @@ fn never_started(spec: &PodSpec, container: &crate::model::ContainerSpec, waitin
     }
 }
 
-/// kubelet's `getPhase`.
+/// kubelet's `getPhase` (pkg/kubelet/kubelet_pods.go, Kubernetes 1.37).
 pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[ContainerReport]) -> Phase {
     if !reported && init.iter().chain(app).all(|c| matches!(c.state, ContainerState::Waiting { .. })) {
         return Phase::Pending;
     }
-    let mut pending_init = 0;
-    let mut failed_init = 0;
+    let any_app_ran = app.iter().any(|c| !matches!(c.state, ContainerState::Waiting { .. }) || c.last.is_some());
+    let (mut pending_init, mut failed_init) = (0, 0);
+    let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for container in init {
-        match (&container.kind, &container.state) {
-            // A sidecar holds up initialization until it has started once.
-            (ContainerKind::Sidecar, ContainerState::Running { .. }) if !container.started => pending_init += 1,
-            (ContainerKind::Sidecar, ContainerState::Waiting { .. }) if container.last.is_none() => pending_init += 1,
-            (ContainerKind::Sidecar, _) => {}
-            (_, ContainerState::Running { .. }) => pending_init += 1,
-            (_, ContainerState::Terminated(t)) if t.exit_code == 0 => {}
-            (_, ContainerState::Terminated(_)) => failed_init += 1,
-            (_, ContainerState::Waiting { .. }) => match &container.last {
-                Some(t) if t.exit_code == 0 => {}
-                Some(_) => failed_init += 1,
-                None => pending_init += 1,
-            },
+        match (&container.kind, &container.state, &container.last) {
+            // A sidecar holds up initialization until it has started once, and the Pod's end until it has
+            // stopped. How it ended is of no account.
+            (ContainerKind::Sidecar, ContainerState::Running { .. }, _) => {
+                pending_init += usize::from(!container.started && !any_app_ran);
+                running += 1;
+            }
+            (ContainerKind::Sidecar, ContainerState::Waiting { .. }, None) => waiting += 1,
+            (ContainerKind::Sidecar, _, _) => {}
+            (_, ContainerState::Terminated(t), _) | (_, ContainerState::Waiting { .. }, Some(t)) => {
+                failed_init += usize::from(t.exit_code != 0);
+            }
+            (_, ContainerState::Running { .. }, _) | (_, ContainerState::Waiting { .. }, None) => pending_init += 1,
         }
     }
-    let any_app_ran = app.iter().any(|c| !matches!(c.state, ContainerState::Waiting { .. }) || c.last.is_some());
-    if failed_init > 0 && spec.restart_policy == RestartPolicy::Never {
-        return Phase::Failed;
-    }
-    let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for container in app {
         match (&container.state, &container.last) {
             (ContainerState::Running { .. }, _) => running += 1,
@@ -293,13 +289,15 @@ pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[Co
             (ContainerState::Waiting { .. }, None) => waiting += 1,
         }
     }
-    if (pending_init > 0 || failed_init > 0) && !any_app_ran {
+    if failed_init > 0 && spec.restart_policy == RestartPolicy::Never {
+        return Phase::Failed;
+    }
+    if pending_init > 0 || waiting > 0 {
         return Phase::Pending;
     }
-    match (waiting, running, stopped) {
-        (1.., _, _) => Phase::Pending,
-        (_, 1.., _) => Phase::Running,
-        (_, 0, 1..) => match spec.restart_policy {
+    match (running, stopped) {
+        (1.., _) => Phase::Running,
+        (0, 1..) => match spec.restart_policy {
             RestartPolicy::Always => Phase::Running,
             _ if stopped == succeeded => Phase::Succeeded,
             RestartPolicy::Never => Phase::Failed,
@@ -376,7 +374,8 @@ fn conditions(
     };
     let mut list = vec![
         condition(INSTANCE_READY, backed),
-        condition("PodReadyToStartContainers", if sandbox { Ok(None) } else { Err(None) }),
+        // Message left out: a kubelet's tells of its sandboxes' inner life.
+        condition("PodReadyToStartContainers", if sandbox { Ok(None) } else { Err(reason("PodSandboxNotReady", String::new())) }),
         condition("Initialized", initialized),
         condition("Ready", ready),
         condition("ContainersReady", containers_ready),
