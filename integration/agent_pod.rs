@@ -269,7 +269,7 @@ fn neither_the_agents_death_nor_containerds_touches_what_runs() {
         let mut app = container("app", WAIT);
         app.probes.startup = Some(exec_probe("true"));
         app.probes.readiness = Some(exec_probe("true"));
-        let mut pod = machine.pod(vec![app, container("other", WAIT)]);
+        let mut pod = machine.pod(vec![app, container("other", "until test -e /end; do sleep 0.1; done")]);
         let agent = machine.agent().await;
         agent.wants(&pod);
         let before = agent.until_running().await;
@@ -289,7 +289,7 @@ fn neither_the_agents_death_nor_containerds_touches_what_runs() {
         let after = agent.until("the new generation is taken up", |r| r.generation == Generation(2)).await;
         assert_eq!(after.containers, before.containers, "the same containers, none restarted");
         // And it sees what ends from now on.
-        agent.exec("other", "kill -TERM 1").await;
+        agent.exec("other", "touch /end").await;
         agent
             .until("the other is back", |r| {
                 r.containers[1].restart_count == 1 && matches!(r.containers[1].state, ContainerState::Running { .. })
