@@ -140,13 +140,14 @@ async fn batch(
     machine.settle(STANDBY).await?;
     let idle = procs::memory(process)?;
 
-    pods.start("single", node).await?;
+    let single = format!("single-{node}");
+    pods.start(&single, node).await?;
     let one = load(process).await?;
-    pods.end("single").await?;
+    pods.end(&single).await?;
     machine.settle(STANDBY).await?;
 
     let log = audit::Log::at_its_end(&args.state.join("audit.log"))?;
-    let names: Vec<String> = (0..args.batch).map(|number| format!("batch-{number}")).collect();
+    let names: Vec<String> = (0..args.batch).map(|number| format!("batch-{node}-{number}")).collect();
     let (cpu, began) = (procs::cpu(process)?, Instant::now());
     let all = futures::future::join_all(names.iter().map(|name| pods.start(name, node))).await;
     all.into_iter().collect::<Result<Vec<_>>>()?;

@@ -64,6 +64,9 @@ impl Pods {
     /// Creates a Pod on a node; from before that until it is seen Running.
     pub async fn start(&self, name: &str, node: &str) -> Result<Duration> {
         let pod = pod(name, node)?;
+        if self.seen.borrow().contains_key(name) {
+            bail!("Pod {name} was there before: its times would be taken for this one's");
+        }
         let began = Instant::now();
         self.api.create(&PostParams::default(), &pod).await.with_context(|| format!("create Pod {name}"))?;
         let running = self.wait(name, |seen| seen.running).await.with_context(|| format!("Pod {name} on {node}"))?;
