@@ -150,6 +150,7 @@ fn probes_decide_on_readiness_and_restarts() {
         let http = |path: &str| {
             probe(Handler::Http { host: None, port: 8080, path: path.to_owned(), https: false, headers: Vec::new() })
         };
+        // As PID 1 it is deaf to SIGTERM: the liveness probe's own grace is what it gets.
         let mut app = container("app", "mkdir /www && echo ok >/www/live && exec httpd -f -p 8080 -h /www");
         app.probes = Probes {
             startup: Some(probe(Handler::Tcp { host: None, port: 8080 })),
@@ -157,6 +158,7 @@ fn probes_decide_on_readiness_and_restarts() {
             liveness: Some(http("/live")),
         };
         app.probes.startup.as_mut().unwrap().failure_threshold = 30;
+        app.probes.liveness.as_mut().unwrap().termination_grace_seconds = Some(1);
         let pod = machine.pod(vec![app]);
         let mut agent = machine.agent().await;
         agent.wants(&pod);
@@ -385,6 +387,70 @@ fn what_can_not_start_says_why_and_does_not_hold_up_the_others() {
         agent.wants(&pod);
         agent.until("it heals", |r| r.containers[2].ready).await;
         agent.stop(&pod, 1).await;
+    });
+}
+
+#[test]
+fn a_container_gets_the_rights_and_namespaces_it_asks_for_and_no_more() {
+    isolated("a_container_gets_the_rights_and_namespaces_it_asks_for_and_no_more", |machine| async move {
+        let status = "sed -n 's/^\\(CapEff\\|NoNewPrivs\\|Seccomp\\):[[:space:]]*//p' /proc/self/status";
+        let mut plain = container("plain", WAIT);
+        plain.limits = Resources { cpu_millis: Some(500), memory_bytes: Some(64 << 20), ephemeral_storage_bytes: None };
+        let mut bound = container("bound", WAIT);
+        bound.security = ContainerSecurity {
+            run_as_user: Some(1234),
+            run_as_group: Some(5678),
+            run_as_non_root: true,
+            read_only_root: true,
+            no_new_privs: true,
+            drop_capabilities: vec!["ALL".to_owned()],
+            seccomp: Some(Seccomp::RuntimeDefault),
+            ..ContainerSecurity::default()
+        };
+        let mut free = container("free", WAIT);
+        free.security.privileged = true;
+        let mut pod = machine.pod(vec![plain, bound, free]);
+        pod.share_process_namespace = true;
+        pod.security.supplemental_groups = vec![777];
+        pod.security.sysctls = [("net.ipv4.ping_group_range".to_owned(), "0 99".to_owned())].into();
+        pod.host_aliases = vec![HostAlias { ip: "1.2.3.4".parse().unwrap(), hostnames: vec!["alias".to_owned()] }];
+        let agent = machine.agent().await;
+        agent.wants(&pod);
+        agent.until_running().await;
+        assert_eq!(agent.exec("plain", status).await, "00000000a80425fb\n0\n0\n");
+        assert_eq!(agent.exec("bound", status).await, "0000000000000000\n1\n2\n");
+        assert_ne!(agent.exec("free", status).await.lines().next(), Some("00000000a80425fb"));
+        assert_eq!(
+            agent.exec("bound", "id -u; id -g; id -G; touch /x 2>/dev/null || echo read-only").await,
+            "1234\n5678\n5678 777\nread-only\n"
+        );
+        assert_eq!(agent.exec("plain", "cat /proc/sys/net/ipv4/ping_group_range; hostname").await, "0\t99\npod\n");
+        assert!(agent.exec("plain", "cat /etc/hosts").await.ends_with("1.2.3.4\talias\n"));
+        assert_eq!(agent.exec("plain", "head -c1 /proc/kcore | wc -c").await, "0\n", "masked");
+        assert_eq!(agent.exec("plain", "ps | grep -c '[p]ause'").await, "1\n", "one PID namespace for all");
+        let memory = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+        assert!(agent.exec("plain", memory).await.starts_with(&(64u64 << 20).to_string()));
+        agent.stop(&pod, 1).await;
+    });
+}
+
+#[test]
+fn a_large_log_is_rotated_and_the_container_writes_on() {
+    isolated("a_large_log_is_rotated_and_the_container_writes_on", |machine| async move {
+        let pod = machine.pod(vec![container("app", "yes 0123456789012345678901234567890123456789 | head -c 11m; until test -e /go; do sleep 0.1; done; echo new; sleep 1000")]);
+        let agent = machine.agent().await;
+        agent.wants(&pod);
+        agent.until_running().await;
+        let dir = machine.config.logs_dir.join(format!("default_pod_{}/app", pod.uid));
+        let rotated = async {
+            while fs::read_dir(&dir).unwrap().count() < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, rotated).await.expect("it is rotated");
+        agent.exec("app", "touch /go").await;
+        until_file(&dir.join("0.log"), "stdout F new").await;
+        agent.stop(&pod, 0).await;
     });
 }
 

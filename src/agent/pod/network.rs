@@ -48,9 +48,8 @@ pub(super) async fn prepare(
     pod: &DesiredPod,
 ) -> Result<(), NetworkError> {
     let ip = pod.pod_ip.ok_or(NetworkError::NoAddress)?;
-    let has_host_ports = pod.containers.iter().flat_map(|c| &c.ports).any(|port| port.host_port.is_some());
     forward(uplink, ip)?;
-    write_if_new(&conf_dir.join(CONF_NAME), &configuration(ip, has_host_ports))?;
+    write_if_new(&conf_dir.join(CONF_NAME), &configuration(ip))?;
     let loaded = address(ip);
     let began = Instant::now();
     while !client.cni_config().await?.contains(&loaded) {
@@ -66,8 +65,9 @@ fn address(ip: IpAddr) -> String {
     format!("{ip}/31")
 }
 
-fn configuration(ip: IpAddr, has_host_ports: bool) -> String {
-    let mut plugins = vec![json!({
+/// Host ports are the service proxy's: no portmap here.
+fn configuration(ip: IpAddr) -> String {
+    let ptp = json!({
         "type": "ptp",
         "ipMasq": false,
         "ipam": {
@@ -79,11 +79,8 @@ fn configuration(ip: IpAddr, has_host_ports: bool) -> String {
                 { "dst": "0.0.0.0/0", "gw": GATEWAY },
             ],
         },
-    })];
-    if has_host_ports {
-        plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true } }));
-    }
-    json!({ "cniVersion": "1.1.0", "name": "pilotlight", "plugins": plugins }).to_string()
+    });
+    json!({ "cniVersion": "1.1.0", "name": "pilotlight", "plugins": [ptp] }).to_string()
 }
 
 fn write_if_new(path: &Path, content: &str) -> Result<(), NetworkError> {
@@ -116,17 +113,4 @@ fn forward(uplink: &str, ip: IpAddr) -> Result<(), NetworkError> {
         fs::write(&path, value).map_err(|source| NetworkError::Write { path, source })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_configuration_gives_the_pod_its_one_address_and_ports_only_where_asked() {
-        let plain = configuration("10.72.1.5".parse().unwrap(), false);
-        assert!(plain.contains(r#""address":"10.72.1.5/31""#), "{plain}");
-        assert!(!plain.contains("portmap"));
-        assert!(configuration("10.72.1.5".parse().unwrap(), true).contains("portmap"));
-    }
 }

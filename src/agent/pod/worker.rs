@@ -259,7 +259,9 @@ impl Worker {
         }
         self.away_wait.reset();
         self.dirty = false;
-        self.pod_ip = self.seen.ready.as_ref().and_then(|ready| ready.ip).or(self.pod_ip);
+        // Of a sandbox that is gone only the desired state tells the address: it is the same one.
+        let before = if self.seen.attempts.is_empty() { None } else { desired.pod_ip };
+        self.pod_ip = self.seen.ready.as_ref().and_then(|ready| ready.ip).or(self.pod_ip).or(before);
         self.observed.sandboxes.clone_from(&self.seen.sandboxes);
         self.observed.attempts.clone_from(&self.seen.attempts);
         self.adopt_verdicts(desired);
