@@ -7,12 +7,15 @@
 //
 // It listens on $PORT (8080), logs each request to stdout, and on SIGTERM
 // answers what it has begun before it goes.
+//
+// `coffee get URL` is its guest: it prints what URL answers.
 package main
 
 import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -22,6 +25,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "get" {
+		if err := get(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	hostname, err := os.Hostname()
 	if err != nil {
 		hostname = "somewhere"
@@ -71,6 +81,22 @@ func main() {
 	}
 	<-stopped
 	say("closed")
+}
+
+func get(url string) error {
+	client := http.Client{Timeout: 10 * time.Second}
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if _, err := io.Copy(os.Stdout, answer.Body); err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, answer.Status)
+	}
+	return nil
 }
 
 func logged(next http.Handler) http.Handler {

@@ -80,7 +80,7 @@ func build(args []string) error {
 		{
 			name:   "pilotlight.test/coffee:1",
 			config: config{Entrypoint: []string{"/coffee"}, User: "65532:65532", Env: []string{path}},
-			layers: []layer{{program(*coffee, "coffee")}},
+			layers: []layer{base, {program(*coffee, "coffee")}},
 		},
 	}
 	for _, image := range images {
