@@ -205,6 +205,8 @@ impl Space {
         for pod in list["items"].as_array().into_iter().flatten() {
             let status = serde_json::to_string_pretty(&pod["status"]).unwrap_or_default();
             eprintln!("--- {}: status {status}", pod["metadata"]["name"]);
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            eprintln!("--- {name}: log\n{}", show(&["logs", name, "--all-containers", "--tail=20", "--prefix"]));
             if let Some(id) = pod["metadata"]["annotations"]["pilotlight.dev/instance-id"].as_str() {
                 eprintln!("--- console of {id}\n{}", tail(&self.cluster.instance_dir(id).join("console.log"), 30));
             }

@@ -177,3 +177,6 @@ fn grace(seconds: u64) -> SignedDuration {
 fn lost(why: &str) -> Reason {
     Reason { reason: "InstanceLost".to_owned(), message: format!("The Pod's instance was lost: {why}") }
 }
+
+#[cfg(test)]
+mod tests;

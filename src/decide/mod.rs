@@ -14,6 +14,8 @@
 pub mod backoff;
 pub mod containers;
 pub mod desired;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod lifecycle;
 pub mod log_view;
 pub mod placement;

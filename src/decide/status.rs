@@ -261,7 +261,7 @@ pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[Co
     }
     let any_app_ran = app.iter().any(|c| !matches!(c.state, ContainerState::Waiting { .. }) || c.last.is_some());
     let (mut pending_init, mut failed_init) = (0, 0);
-    let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let (mut running, mut waiting, mut stopped, mut restarting, mut succeeded) = (0, 0, 0, 0, 0);
     for container in init {
         match (&container.kind, &container.state, &container.last) {
             // A sidecar holds up initialization until it has started once, and the Pod's end until it has
@@ -278,14 +278,23 @@ pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[Co
             (_, ContainerState::Running { .. }, _) | (_, ContainerState::Waiting { .. }, None) => pending_init += 1,
         }
     }
+    let restarts = |t: &Termination| match spec.restart_policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => t.exit_code != 0,
+        RestartPolicy::Never => false,
+    };
     for container in app {
         match (&container.state, &container.last) {
             (ContainerState::Running { .. }, _) => running += 1,
             (ContainerState::Terminated(t), _) => {
                 stopped += 1;
+                restarting += usize::from(restarts(t));
                 succeeded += usize::from(t.exit_code == 0);
             }
-            (ContainerState::Waiting { .. }, Some(_)) => stopped += 1,
+            (ContainerState::Waiting { .. }, Some(t)) => {
+                stopped += 1;
+                restarting += usize::from(restarts(t));
+            }
             (ContainerState::Waiting { .. }, None) => waiting += 1,
         }
     }
@@ -297,13 +306,10 @@ pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[Co
     }
     match (running, stopped) {
         (1.., _) => Phase::Running,
-        (0, 1..) => match spec.restart_policy {
-            RestartPolicy::Always => Phase::Running,
-            _ if stopped == succeeded => Phase::Succeeded,
-            RestartPolicy::Never => Phase::Failed,
-            RestartPolicy::OnFailure => Phase::Running,
-        },
-        _ => Phase::Pending,
+        (0, 0) => Phase::Pending,
+        _ if restarting > 0 => Phase::Running,
+        _ if stopped == succeeded => Phase::Succeeded,
+        _ => Phase::Failed,
     }
 }
 
@@ -375,7 +381,10 @@ fn conditions(
     let mut list = vec![
         condition(INSTANCE_READY, backed),
         // Message left out: a kubelet's tells of its sandboxes' inner life.
-        condition("PodReadyToStartContainers", if sandbox { Ok(None) } else { Err(reason("PodSandboxNotReady", String::new())) }),
+        condition(
+            "PodReadyToStartContainers",
+            if sandbox { Ok(None) } else { Err(reason("PodSandboxNotReady", String::new())) },
+        ),
         condition("Initialized", initialized),
         condition("Ready", ready),
         condition("ContainersReady", containers_ready),
@@ -409,3 +418,6 @@ fn condition(kind: &str, holds: Result<Option<&str>, Option<Reason>>) -> Conditi
     };
     Condition { kind: kind.to_owned(), status, reason, message, since: Timestamp::UNIX_EPOCH }
 }
+
+#[cfg(test)]
+mod tests;
