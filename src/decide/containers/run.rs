@@ -89,7 +89,6 @@ fn is_finished(desired: &DesiredPod, observed: &Observed) -> bool {
         return true;
     }
     desired.restart_policy == RestartPolicy::Never
-        && !initialized(desired, observed)
         && desired
             .containers
             .iter()
@@ -105,16 +104,6 @@ fn restarts(policy: RestartPolicy, exit_code: i32) -> bool {
     }
 }
 
-/// An app container was created in this sandbox: every init container was through before it.
-fn initialized(desired: &DesiredPod, observed: &Observed) -> bool {
-    let sandbox = observed.newest_sandbox().map(|sandbox| sandbox.id.as_str());
-    desired
-        .containers
-        .iter()
-        .filter(|container| container.kind == ContainerKind::App)
-        .any(|container| observed.latest_in(&container.name, sandbox).is_some())
-}
-
 fn finish(desired: &DesiredPod, observed: &Observed, plan: &mut Plan) {
     plan.reports = desired.containers.iter().map(|container| report::of(desired, container, observed)).collect();
     stop::kill_all(desired, observed, Grace::Seconds(desired.termination_grace_seconds), plan);
@@ -127,14 +116,12 @@ fn finish(desired: &DesiredPod, observed: &Observed, plan: &mut Plan) {
 /// Init containers and sidecars in their order, then the apps.
 fn containers(desired: &DesiredPod, observed: &Observed, now: Timestamp, plan: &mut Plan) {
     let newest = observed.newest_sandbox().map(|sandbox| sandbox.id.clone());
-    let initialized = initialized(desired, observed);
     let has_attempt = |container: &DesiredContainer| observed.latest_in(&container.name, newest.as_deref()).is_some();
     // The next one in the order may start.
     let mut open = true;
     for (index, container) in desired.containers.iter().enumerate() {
         // One after it has been started in this sandbox: it was through once.
-        let passed = container.kind != ContainerKind::App
-            && (initialized || desired.containers[index + 1..].iter().any(has_attempt));
+        let passed = container.kind != ContainerKind::App && desired.containers[index + 1..].iter().any(has_attempt);
         let here = observed.latest_in(&container.name, newest.as_deref());
         let mut step = Step { desired, observed, container, now, plan };
         let report = match (container.kind, here) {

@@ -123,6 +123,7 @@ fn a_failed_init_container_of_a_pod_that_never_restarts_ends_it() {
     let plan = world.settle();
     assert_eq!(world.starts.len(), 1);
     assert_eq!(waiting_reason(&plan, 1), "PodInitializing");
+    assert!(!plan.reports[0].ready);
 }
 
 #[test]
@@ -138,6 +139,30 @@ fn a_failed_liveness_probe_kills_with_the_probes_own_grace_and_then_restarts() {
     world.exit("app", 137);
     world.settle();
     assert_eq!(world.running(), ["app"]);
+}
+
+#[test]
+fn nothing_starts_before_the_volumes_are_there() {
+    let mut world = World::new(pod(RestartPolicy::Always, vec![container("app", ContainerKind::App)]));
+    world.observed.volumes = Work::Busy;
+    world.settle();
+    assert!(world.starts.is_empty());
+    (world.observed.volumes, world.observed.mounted) = (Work::Done, true);
+    world.settle();
+    assert_eq!(world.running(), ["app"]);
+}
+
+#[test]
+fn the_attempt_before_the_newest_is_kept_and_older_ones_go() {
+    let mut world = World::new(pod(RestartPolicy::Always, vec![container("app", ContainerKind::App)]));
+    for _ in 0..4 {
+        world.settle();
+        world.pass(601);
+        world.exit("app", 1);
+    }
+    world.settle();
+    let kept: Vec<u32> = world.observed.attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(kept, [3, 4]);
 }
 
 #[test]
