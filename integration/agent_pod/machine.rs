@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 /// Far above what anything here takes: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 pub const BUSYBOX: &str = "pilotlight.test/busybox:1";
+pub const AGNHOST: &str = "pilotlight.test/agnhost:1";
 pub const POD_IP: &str = "10.250.7.8";
 const INSIDE: &str = "PILOTLIGHT_AGENT_POD_INSIDE";
 
@@ -29,6 +30,7 @@ const INSIDE: &str = "PILOTLIGHT_AGENT_POD_INSIDE";
 /// mount; what remains (cgroups, files) is removed here.
 pub fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Machine) -> F) {
     if env::var_os(INSIDE).is_some() {
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::INFO).init();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { body(Machine::boot(name).await).await });
         return;
@@ -49,7 +51,8 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Machine) -
             "private",
         ])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+        // Whatever module it is in: names are unique.
+        .args([name, "--nocapture", "--test-threads", "1"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
@@ -251,6 +254,18 @@ impl Agent {
         self.seen.iter().map(|event| format!("{}: {}", event.reason, event.message)).collect()
     }
 
+    /// Waits for an event that begins so, now or from now on.
+    pub async fn until_event(&mut self, begin: &str) {
+        let found = async {
+            while !self.events().iter().any(|event| event.starts_with(begin)) {
+                let event = self.events.recv().await.expect("the worker lives");
+                self.seen.push(event);
+            }
+        };
+        let found = timeout(PATIENCE, found).await;
+        assert!(found.is_ok(), "not told: {begin}; but: {:#?}", self.events());
+    }
+
     /// What a command in a running container prints.
     pub async fn exec(&self, container: &str, script: &str) -> String {
         use pilotlight::agent::PodHost;
@@ -372,4 +387,24 @@ fn clone_image(from: &Path, to: &Path) {
         Ok(())
     };
     clone().unwrap_or_else(|error| panic!("{}: {error}: run scripts/tools and scripts/images", from.display()));
+}
+
+pub fn mount(volume: &str, path: &str) -> DesiredMount {
+    DesiredMount {
+        volume: volume.to_owned(),
+        path: path.to_owned(),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: MountPropagation::None,
+        sub_path: None,
+    }
+}
+
+pub async fn until_file(path: &Path, text: &str) {
+    let found = async {
+        while !fs::read_to_string(path).is_ok_and(|content| content.contains(text)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{} never has {text}", path.display()));
 }

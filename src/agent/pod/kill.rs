@@ -42,8 +42,9 @@ pub(super) async fn run(shared: Arc<Shared>, killing: Killing, tell: Teller) {
     {
         let limit = left(&terms);
         tokio::select! {
-            ran = hooks::run(hook, &id, &pod_ip, &shared.cri, Some(limit)) => if let Err(error) = ran {
-                tracing::warn!(container = container.name, error, "preStop hook failed");
+            ran = hooks::run(hook, &id, &pod_ip, &shared.cri, Some(limit)) => if ran.is_err() {
+                // Not the error: it holds the command and what it printed, which may be secret.
+                tracing::warn!(container = container.name, "preStop hook failed");
                 tell.container(container, true, "FailedPreStopHook", "PreStopHook failed");
             },
             () = over(&mut terms, |_| false) => {}

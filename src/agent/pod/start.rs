@@ -122,7 +122,8 @@ pub(super) async fn container(
         ran = hooks::run(hook, &id, &pod_ip, &shared.cri, None) => ran,
     };
     let Err(message) = ran else { return Ok(()) };
-    tracing::warn!(container = container.name, error = message, "postStart hook failed");
+    // Not the error: it holds the command and what it printed, which may be secret.
+    tracing::warn!(container = container.name, "postStart hook failed");
     tell.container(&container, true, "FailedPostStartHook", "PostStartHook failed");
     Err(Failure::Fault(Fault { reason: POST_START.to_owned(), message }))
 }

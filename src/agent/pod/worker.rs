@@ -260,7 +260,8 @@ impl Worker {
         self.away_wait.reset();
         self.dirty = false;
         // Of a sandbox that is gone only the desired state tells the address: it is the same one.
-        let before = if self.seen.attempts.is_empty() { None } else { desired.pod_ip };
+        let had_one = !self.seen.attempts.is_empty() || self.observed.final_reports.is_some();
+        let before = desired.pod_ip.filter(|_| had_one);
         self.pod_ip = self.seen.ready.as_ref().and_then(|ready| ready.ip).or(self.pod_ip).or(before);
         self.observed.sandboxes.clone_from(&self.seen.sandboxes);
         self.observed.attempts.clone_from(&self.seen.attempts);
