@@ -28,8 +28,8 @@ use std::{
 
 /// How long after a start agents may take to come back before anything of theirs is ended.
 pub const ADOPTION: SignedDuration = SignedDuration::from_secs(15);
-/// A Pod that only waits is not written at once: most often something better to say follows.
-const HOLD_PENDING: SignedDuration = SignedDuration::from_secs(1);
+/// What is no news is not written at once: most often something better to say follows.
+const HOLD: SignedDuration = SignedDuration::from_secs(1);
 /// When the API server says something else than we wrote for this long, it is written again: another
 /// controller overwrote it (virtual-kubelet#899).
 const REASSERT: SignedDuration = SignedDuration::from_secs(5);
@@ -505,7 +505,8 @@ impl World {
         let Some(entry) = self.instances.get_mut(&id) else { return };
         entry.connected = true;
         entry.ever_connected = true;
-        entry.holds = holds.clone();
+        // Nothing yet, but what was sent may be on its way.
+        entry.holds = holds.clone().or_else(|| entry.holds.take());
         self.placement_dirty = true;
         match holds {
             Some((uid, generation)) => match self.pods.get_mut(&uid) {
@@ -514,6 +515,8 @@ impl World {
                     // The agent may have missed what was sent meanwhile: decided anew, sent again if it differs.
                     self.dirty.insert(uid);
                 }
+                // Too late: the Pod was given to another meanwhile. This one is a stray.
+                Some(pod) if pod.instance.as_ref().is_some_and(|other| holds_pod(&self.instances, other, &uid)) => {}
                 Some(_) => self.bind(&uid, &id),
                 None => {}
             },
@@ -632,7 +635,8 @@ impl World {
     /// Sends the Pod's desired state if it differs from what was sent last.
     fn send_desired(&mut self, uid: &PodUid, stop: Option<Stop>) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
-        let Some((id, instance)) = entry.instance.as_ref().and_then(|id| Some((id, self.instances.get(id)?))) else {
+        let Some((id, instance)) = entry.instance.as_ref().and_then(|id| Some((id, self.instances.get_mut(id)?)))
+        else {
             return;
         };
         // Before its agent was heard, the generation that it holds is not known.
@@ -661,6 +665,8 @@ impl World {
         entry.generation = Generation(entry.generation.0 + 1);
         let desired = Arc::new(DesiredPod { generation: entry.generation, ..next });
         entry.desired = Some(Arc::clone(&desired));
+        // From here on it is this Pod's, also after the Pod is gone: an instance serves one Pod in its life.
+        instance.holds = Some((uid.clone(), entry.generation));
         self.effects.push(Effect::Desired(id.clone(), desired));
     }
 
@@ -746,15 +752,16 @@ impl World {
         let differs = entry.status.as_ref() != Some(&next);
         let overwritten = entry.seen.status.as_ref().is_none_or(|api| !next.agrees_with(api));
         if differs {
-            if only_waits(&next) && entry.status.as_ref().is_none_or(only_waits) {
+            if let Some(hold) = hold(&next, entry) {
                 let since = *entry.held_since.get_or_insert(now);
-                let due = since.saturating_add(HOLD_PENDING).unwrap_or(now);
+                let due = since.saturating_add(hold).unwrap_or(now);
                 if now < due {
                     self.wakes.insert((due, uid.clone()));
                     return;
                 }
             }
         } else if !overwritten {
+            entry.held_since = None;
             return;
         } else {
             // Written before, but the API server shows something else: perhaps the write is still on its way.
@@ -808,7 +815,9 @@ impl World {
         let (demands, supplies, rules) = self.placement_input(now);
         let plan = placement::plan(&demands, &supplies, &rules, now);
         self.placement_wake = plan.wake_at;
-        for (uid, id) in plan.bind {
+        // Before a Pod gets an instance, everyone who may already hold it must have spoken.
+        let bind = if adopting && self.awaits_agents() { Vec::new() } else { plan.bind };
+        for (uid, id) in bind {
             self.bind(&uid, &id);
             if let Some(record) = self.instances.get(&id).map(|i| i.record.clone()) {
                 let message = format!(
@@ -848,7 +857,7 @@ impl World {
         if adopting {
             // Agents may still come back and say what they hold.
             let later = self.started_at.saturating_add(ADOPTION).unwrap_or(now);
-            if !plan.release.is_empty() || self.strays().next().is_some() {
+            if !plan.release.is_empty() || self.strays().next().is_some() || self.awaits_agents() {
                 self.placement_wake = Some(self.placement_wake.map_or(later, |at| at.min(later)));
             }
         } else {
@@ -917,10 +926,21 @@ impl World {
         (demands, supplies, rules)
     }
 
+    /// Whether an instance from before this start has not said yet what it holds.
+    fn awaits_agents(&self) -> bool {
+        let silent = |e: &InstanceEntry| e.usable() && !e.ever_connected && e.record.launched_at <= self.started_at;
+        self.instances.values().any(silent)
+    }
+
     /// Instances whose agent holds a Pod that no longer exists, or that is backed by another.
     fn strays(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.instances.iter().filter(|(_, e)| e.usable() && e.holds.is_some()).map(|(id, _)| id.clone())
     }
+}
+
+fn holds_pod(instances: &BTreeMap<InstanceId, InstanceEntry>, id: &InstanceId, uid: &PodUid) -> bool {
+    let live = instances.get(id).filter(|entry| entry.gone.is_none());
+    live.is_some_and(|entry| entry.holds.as_ref().is_some_and(|(held, _)| held == uid))
 }
 
 fn allocatable(config: &WorldConfig, record: &InstanceRecord) -> crate::model::Resources {
@@ -930,6 +950,21 @@ fn allocatable(config: &WorldConfig, record: &InstanceRecord) -> crate::model::R
         memory_bytes: known.map(|t| t.memory_bytes.saturating_sub(config.reserved_memory_bytes)),
         ephemeral_storage_bytes: None,
     }
+}
+
+/// How long a status may wait for a better one. None: it is news.
+fn hold(next: &PodStatus, entry: &PodEntry) -> Option<SignedDuration> {
+    let before = entry.status.as_ref();
+    let pending = only_waits(next) && before.is_none_or(only_waits);
+    // The end of a Pod comes in pieces: containers, sandbox, and then for good.
+    let stopping = entry.seen.intent.deletion.is_some()
+        && before.is_some()
+        && !entry.gone
+        && !entry.report.as_ref().is_some_and(|report| report.terminated);
+    // A label was changed, say: nothing about the Pod itself is new.
+    let renumbered = before
+        .is_some_and(|before| *next == PodStatus { observed_generation: next.observed_generation, ..before.clone() });
+    (pending || stopping || renumbered).then_some(HOLD)
 }
 
 /// Says nothing but that the Pod is on its way.
@@ -957,3 +992,6 @@ fn agent_event(intent: &PodIntent, event: AgentEvent) -> PodEvent {
         field_path,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,485 @@
+//! An API server, a cloud and agents in memory, which outlive the provider.
+
+use super::super::{ADOPTION, Effect, Fact, World, WorldConfig};
+use crate::decide::{
+    desired::Refs,
+    fixtures::{at, container_spec, instance, intent, report},
+    placement::Pool,
+    status::{Phase, PodStatus},
+};
+use crate::model::{
+    ContainerKind, ContainerReport, ContainerState, Deletion, DesiredPod, HourlyPrice, InstanceId, InstanceRecord,
+    InstanceState, InstanceType, NodeName, PodIntent, PodReport, PodSpec, PodUid, RestartPolicy, Termination,
+};
+use crate::ports::PodSeen;
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+const GRACE: u64 = 5;
+
+pub struct Sim {
+    world: World,
+    now: Timestamp,
+    crashed_at: Timestamp,
+    objects: BTreeMap<PodUid, Object>,
+    machines: BTreeMap<InstanceId, Machine>,
+    /// Launch calls whose answer is on its way.
+    launching: Vec<(Pool, u32)>,
+    terminate_fails: bool,
+    made: u32,
+    pub launched: usize,
+    /// What happened that must not.
+    pub wrongs: Vec<String>,
+}
+
+/// A Pod in the API server.
+struct Object {
+    intent: Arc<PodIntent>,
+    status: Option<PodStatus>,
+}
+
+/// A machine with its agent.
+struct Machine {
+    record: InstanceRecord,
+    connected: bool,
+    /// What the link keeps for it in this life of the provider.
+    desired: Option<Arc<DesiredPod>>,
+    holds: Option<Held>,
+}
+
+impl Machine {
+    fn lives(&self) -> bool {
+        self.record.state == InstanceState::Running
+    }
+}
+
+struct Held {
+    desired: Arc<DesiredPod>,
+    state: Option<ContainerState>,
+    terminated: bool,
+}
+
+impl Held {
+    fn report(&self) -> PodReport {
+        let waiting = ContainerState::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
+        let main = report("main", ContainerKind::App, self.state.clone().unwrap_or(waiting));
+        let runs = matches!(main.state, ContainerState::Running { .. });
+        let container_id = self.state.as_ref().map(|_| format!("containerd://{}", self.desired.uid));
+        PodReport {
+            uid: self.desired.uid.clone(),
+            generation: self.desired.generation,
+            sandbox_ready_at: None,
+            pod_ip: None,
+            containers: vec![ContainerReport { container_id, started: runs, ready: runs, ..main }],
+            terminated: self.terminated,
+        }
+    }
+}
+
+fn config() -> WorldConfig {
+    let small =
+        InstanceType { name: "small".to_owned(), cpu_millis: 2000, memory_bytes: 1 << 30, price: HourlyPrice(5200) };
+    WorldConfig {
+        zones: [(NodeName::new("pilotlight-a"), "zone-a".to_owned())].into(),
+        address: [10, 0, 0, 1].into(),
+        types: vec![small],
+        standby: BTreeMap::new(),
+        default_cpu_millis: 250,
+        default_memory_bytes: 1 << 20,
+        reserved_memory_bytes: 0,
+        pods_per_node: 100,
+        registration_timeout: SignedDuration::from_hours(10),
+        keep_completed: SignedDuration::from_secs(20),
+        dns_server: [10, 0, 0, 10].into(),
+        dns_domain: "cluster.local".to_owned(),
+    }
+}
+
+impl Sim {
+    pub fn new() -> Self {
+        let now = at(1000);
+        let mut sim = Self {
+            world: World::new(config(), now),
+            now,
+            crashed_at: now,
+            objects: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            launching: Vec::new(),
+            terminate_fails: false,
+            made: 0,
+            launched: 0,
+            wrongs: Vec::new(),
+        };
+        sim.start();
+        sim
+    }
+
+    /// What a provider does first: list the Pods, ask the cloud.
+    fn start(&mut self) {
+        for uid in self.objects.keys().cloned().collect::<Vec<_>>() {
+            self.show(&uid);
+        }
+        self.fact(Fact::Synced(NodeName::new("pilotlight-a")));
+        self.describe();
+    }
+
+    // --- what happens outside ---
+
+    pub fn create(&mut self, cpu_millis: u64) {
+        self.made += 1;
+        let mut main = container_spec("main", ContainerKind::App);
+        main.requests.cpu_millis = Some(cpu_millis);
+        let spec = PodSpec {
+            containers: vec![main],
+            restart_policy: RestartPolicy::Never,
+            termination_grace_seconds: GRACE,
+            ..PodSpec::empty()
+        };
+        let intent = Arc::new(intent(&format!("pod-{:03}", self.made), spec));
+        let uid = intent.uid.clone();
+        self.objects.insert(uid.clone(), Object { intent, status: None });
+        self.show(&uid);
+    }
+
+    pub fn delete(&mut self, n: usize, force: bool) {
+        let Some(uid) = nth(&self.objects, n) else { return };
+        if force {
+            self.objects.remove(&uid);
+            self.fact(Fact::Gone(uid));
+            return;
+        }
+        let Some(object) = self.objects.get_mut(&uid) else { return };
+        if object.intent.deletion.is_none() {
+            let deadline = self.now.saturating_add(SignedDuration::from_secs(5)).expect("a time");
+            let deletion = Some(Deletion { deadline, grace_seconds: GRACE });
+            object.intent = Arc::new(PodIntent { deletion, ..(*object.intent).clone() });
+        }
+        self.show(&uid);
+    }
+
+    pub fn echo(&mut self, n: usize) {
+        if let Some(uid) = nth(&self.objects, n) {
+            self.show(&uid);
+        }
+    }
+
+    fn show(&mut self, uid: &PodUid) {
+        let Some(object) = self.objects.get(uid) else { return };
+        let seen = PodSeen {
+            intent: Arc::clone(&object.intent),
+            status: object.status.clone(),
+            gates: BTreeMap::new(),
+            unhonoured: Vec::new(),
+            object: Arc::from("{}"),
+        };
+        self.fact(Fact::Seen(Box::new(seen)));
+    }
+
+    pub fn launch_returns(&mut self, well: bool) {
+        if self.launching.is_empty() {
+            return;
+        }
+        let (pool, asked) = self.launching.remove(0);
+        let records = if well { self.make_machines(asked) } else { Vec::new() };
+        let failure = (!well).then(|| "none left".to_owned());
+        self.fact(Fact::Launched { pool, asked, records, failure });
+    }
+
+    fn make_machines(&mut self, count: u32) -> Vec<InstanceRecord> {
+        let mut records = Vec::new();
+        for _ in 0..count {
+            self.launched += 1;
+            let record = instance(&format!("i-{:03}", self.launched), self.now);
+            records.push(record.clone());
+            let machine = Machine { record, connected: false, desired: None, holds: None };
+            self.machines.insert(machine.record.id.clone(), machine);
+        }
+        records
+    }
+
+    pub fn connect(&mut self, n: usize) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        let known = self.world.knows_instance(&id);
+        let Some(machine) = self.machines.get_mut(&id).filter(|m| m.lives() && !m.connected && known) else { return };
+        machine.connected = true;
+        let holds = machine.holds.as_ref().map(|h| (h.desired.uid.clone(), h.desired.generation));
+        let waiting = machine.desired.clone();
+        if let Some(desired) = waiting {
+            self.deliver(&id, desired);
+        }
+        self.fact(Fact::Connected { instance: id.clone(), holds });
+        self.tell(&id);
+    }
+
+    pub fn disconnect(&mut self, n: usize) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.connected) {
+            machine.connected = false;
+            self.fact(Fact::Disconnected(id));
+        }
+    }
+
+    pub fn agent_acts(&mut self, n: usize) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        let now = self.now;
+        let Some(held) = self.machines.get_mut(&id).filter(|m| m.lives()).and_then(|m| m.holds.as_mut()) else {
+            return;
+        };
+        if held.desired.stop.is_some() {
+            if matches!(held.state, Some(ContainerState::Running { .. })) {
+                held.state = Some(exited(137, now));
+            }
+            held.terminated = true;
+        } else if held.state.is_none() {
+            held.state = Some(ContainerState::Running { started_at: now });
+        }
+        self.tell(&id);
+    }
+
+    pub fn container_ends(&mut self, n: usize) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        let now = self.now;
+        let Some(held) = self.machines.get_mut(&id).filter(|m| m.lives()).and_then(|m| m.holds.as_mut()) else {
+            return;
+        };
+        if matches!(held.state, Some(ContainerState::Running { .. })) {
+            held.state = Some(exited(0, now));
+        }
+        self.tell(&id);
+    }
+
+    /// The agent reports, if it is heard.
+    fn tell(&mut self, id: &InstanceId) {
+        let Some(machine) = self.machines.get(id).filter(|m| m.connected) else { return };
+        if let Some(held) = &machine.holds {
+            let report = Box::new(held.report());
+            self.fact(Fact::Report { instance: id.clone(), report });
+        }
+    }
+
+    pub fn machine_dies(&mut self, n: usize) {
+        if let Some(id) = nth(&self.machines, n) {
+            self.end_machine(&id);
+        }
+    }
+
+    fn end_machine(&mut self, id: &InstanceId) {
+        let Some(machine) = self.machines.get_mut(id) else { return };
+        machine.record.state = InstanceState::Terminated;
+        if std::mem::take(&mut machine.connected) {
+            self.fact(Fact::Disconnected(id.clone()));
+        }
+    }
+
+    pub fn describe(&mut self) {
+        let round = self.world.begin_round();
+        let records = self.machines.values().map(|m| m.record.clone()).collect();
+        self.fact(Fact::Instances { round, records });
+    }
+
+    pub fn terminate_fails_next(&mut self) {
+        self.terminate_fails = true;
+    }
+
+    pub fn wait(&mut self, seconds: i64) {
+        // Agents that live come back within the time that a provider gives them.
+        let until = self.crashed_at.saturating_add(ADOPTION).expect("a time");
+        let next = self.now.saturating_add(SignedDuration::from_secs(seconds)).expect("a time");
+        if self.now < until && next >= until {
+            for n in 0..self.machines.len() {
+                self.connect(n);
+            }
+        }
+        self.now = next;
+        self.decide();
+    }
+
+    /// The provider dies and comes back; calls that were under way reach the cloud all the same.
+    pub fn crash(&mut self) {
+        for (_, count) in std::mem::take(&mut self.launching) {
+            self.make_machines(count);
+        }
+        for machine in self.machines.values_mut() {
+            machine.connected = false;
+            machine.desired = None;
+        }
+        self.crashed_at = self.now;
+        self.world = World::new(config(), self.now);
+        self.start();
+    }
+
+    /// Everything that was begun comes to its end.
+    pub fn settle(&mut self) {
+        self.terminate_fails = false;
+        for _ in 0..60 {
+            while !self.launching.is_empty() {
+                self.launch_returns(true);
+            }
+            for n in 0..self.machines.len() {
+                self.connect(n);
+                self.agent_acts(n);
+            }
+            self.describe();
+            for n in 0..self.objects.len() {
+                self.echo(n);
+            }
+            self.wait(2);
+        }
+    }
+
+    // --- the provider's side ---
+
+    fn fact(&mut self, fact: Fact) {
+        self.world.apply(fact, self.now);
+        self.decide();
+    }
+
+    fn decide(&mut self) {
+        let effects = self.world.decide(self.now);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Status { uid, status, .. } => {
+                if let Some(object) = self.objects.get_mut(&uid) {
+                    let before = object.status.as_ref().map(|s| s.phase);
+                    if before.is_some_and(|p| p.is_terminal() && p != status.phase) {
+                        self.wrongs.push(format!("{uid}: {before:?} became {:?}", status.phase));
+                    }
+                    object.status = Some(*status);
+                }
+            }
+            Effect::Delete { uid, .. } => {
+                let Some(object) = self.objects.remove(&uid) else { return };
+                if object.intent.deletion.is_none() {
+                    self.wrongs.push(format!("{uid} was deleted although nobody asked for it"));
+                }
+                self.fact(Fact::Gone(uid));
+            }
+            Effect::Follow(intent) => self.fact(Fact::Refs(intent.uid.clone(), Arc::new(Refs::default()))),
+            Effect::Desired(id, desired) => {
+                if let Some(machine) = self.machines.get_mut(&id) {
+                    machine.desired = Some(Arc::clone(&desired));
+                    if machine.connected {
+                        self.deliver(&id, desired);
+                    }
+                }
+            }
+            Effect::Launch(pool, count) => self.launching.push((pool, count)),
+            Effect::Terminate(ids) => self.terminate(ids),
+            Effect::Event(..)
+            | Effect::Forget(_)
+            | Effect::ForgetAgent(_)
+            | Effect::Started(_)
+            | Effect::List { .. }
+            | Effect::Unlist { .. } => {}
+        }
+    }
+
+    /// An agent takes up a newer desired state of the same Pod; an instance serves one Pod in its life.
+    fn deliver(&mut self, id: &InstanceId, desired: Arc<DesiredPod>) {
+        let uid = &desired.uid;
+        let others: Vec<&InstanceId> = self
+            .machines
+            .iter()
+            .filter(|(other, m)| *other != id && m.lives())
+            .filter(|(_, m)| m.holds.as_ref().is_some_and(|h| h.desired.uid == *uid && !h.terminated))
+            .map(|(other, _)| other)
+            .collect();
+        if !others.is_empty() {
+            self.wrongs.push(format!("{uid} runs on {others:?} and was sent to {id} too"));
+        }
+        let Some(machine) = self.machines.get_mut(id).filter(|m| m.lives()) else { return };
+        match &mut machine.holds {
+            Some(held) if held.desired.uid != *uid => {
+                self.wrongs.push(format!("{id} holds {} and was sent {uid}", held.desired.uid));
+            }
+            Some(held) if held.desired.generation < desired.generation => held.desired = desired,
+            Some(held) if *held.desired != *desired => {
+                self.wrongs.push(format!("{id} refuses {uid}: generation {:?}", desired.generation));
+            }
+            Some(_) => {}
+            None => machine.holds = Some(Held { desired, state: None, terminated: false }),
+        }
+    }
+
+    fn terminate(&mut self, ids: Vec<InstanceId>) {
+        if std::mem::take(&mut self.terminate_fails) {
+            return self.fact(Fact::NotTerminated(ids));
+        }
+        for id in ids {
+            let Some(machine) = self.machines.get(&id) else { continue };
+            let held = machine.holds.as_ref().filter(|h| machine.lives() && !h.terminated);
+            if let Some(held) = held
+                && let Some(object) = self.objects.get(&held.desired.uid)
+                && object.intent.deletion.is_none()
+                && !object.status.as_ref().is_some_and(|s| s.phase.is_terminal())
+            {
+                self.wrongs.push(format!("{id} was ended under the live Pod {}", held.desired.uid));
+            }
+            self.end_machine(&id);
+        }
+    }
+
+    // --- what must be so ---
+
+    /// Which instance the API server says that each Pod has.
+    pub fn bindings(&self) -> BTreeMap<PodUid, String> {
+        let of = |object: &Object| object.status.as_ref()?.annotations.get("pilotlight.dev/instance-id").cloned();
+        self.objects.iter().filter_map(|(uid, object)| Some((uid.clone(), of(object)?))).collect()
+    }
+
+    pub fn check_settled(&mut self) {
+        let mut wrongs = Vec::new();
+        let mut needed = BTreeSet::new();
+        for (uid, object) in &self.objects {
+            let phase = object.status.as_ref().map(|s| s.phase);
+            let reason = object.status.as_ref().and_then(|s| s.reason.clone());
+            let holders: Vec<&InstanceId> = self
+                .machines
+                .iter()
+                .filter(|(_, m)| m.lives() && m.holds.as_ref().is_some_and(|h| h.desired.uid == *uid))
+                .map(|(id, _)| id)
+                .collect();
+            if object.intent.deletion.is_some() {
+                wrongs.push(format!("{uid} was deleted and is still there"));
+            }
+            match (phase, holders.as_slice()) {
+                (Some(Phase::Running), [one]) => {
+                    needed.insert((*one).clone());
+                }
+                (Some(Phase::Succeeded | Phase::Failed), []) => {}
+                (Some(Phase::Pending), []) if reason.as_deref() == Some("NoInstanceTypeFits") => {}
+                other => wrongs.push(format!("{uid} settled as {other:?}, {reason:?}")),
+            }
+        }
+        for (id, machine) in &self.machines {
+            if machine.lives() && !needed.contains(id) {
+                wrongs.push(format!("{id} runs for nobody"));
+            }
+        }
+        self.wrongs.extend(wrongs);
+    }
+}
+
+fn exited(exit_code: i32, now: Timestamp) -> ContainerState {
+    ContainerState::Terminated(Termination {
+        exit_code,
+        signal: None,
+        reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
+        message: String::new(),
+        started_at: None,
+        finished_at: now,
+        container_id: None,
+    })
+}
+
+fn nth<K: Clone + Ord, V>(map: &BTreeMap<K, V>, n: usize) -> Option<K> {
+    map.keys().nth(n.checked_rem(map.len())?).cloned()
+}
