@@ -754,7 +754,7 @@ impl World {
         if differs {
             if let Some(hold) = hold(&next, entry) {
                 let since = *entry.held_since.get_or_insert(now);
-                let due = since.saturating_add(hold).unwrap_or(now);
+                let due = since.saturating_add(hold).unwrap_or(Timestamp::MAX);
                 if now < due {
                     self.wakes.insert((due, uid.clone()));
                     return;
@@ -961,10 +961,14 @@ fn hold(next: &PodStatus, entry: &PodEntry) -> Option<SignedDuration> {
         && before.is_some()
         && !entry.gone
         && !entry.report.as_ref().is_some_and(|report| report.terminated);
-    // A label was changed, say: nothing about the Pod itself is new.
+    // Only metadata.generation moved on: nothing about the Pod itself is new. Where it did because of the
+    // deletion, the last status will say it.
     let renumbered = before
         .is_some_and(|before| *next == PodStatus { observed_generation: next.observed_generation, ..before.clone() });
-    (pending || stopping || renumbered).then_some(HOLD)
+    match (stopping, renumbered) {
+        (true, true) => Some(SignedDuration::MAX),
+        _ => (pending || stopping || renumbered).then_some(HOLD),
+    }
 }
 
 /// Says nothing but that the Pod is on its way.
