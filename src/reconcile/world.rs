@@ -756,7 +756,9 @@ impl World {
                 let since = *entry.held_since.get_or_insert(now);
                 let due = since.saturating_add(hold).unwrap_or(Timestamp::MAX);
                 if now < due {
-                    self.wakes.insert((due, uid.clone()));
+                    if due < Timestamp::MAX {
+                        self.wakes.insert((due, uid.clone()));
+                    }
                     return;
                 }
             }
