@@ -230,7 +230,8 @@ impl Batch {
 fn print_batches(kubelet: &Batch, pilotlight: &Batch) {
     let pods = pilotlight.pods;
     let mb = |bytes: u64| format!("{:.1}", bytes as f64 / MB);
-    let rows: Vec<(String, Box<dyn Fn(&Batch) -> String>)> = vec![
+    type Cell = Box<dyn Fn(&Batch) -> String>;
+    let rows: Vec<(String, Cell)> = vec![
         ("RSS before, MB".to_owned(), Box::new(move |b| mb(b.idle.now))),
         ("RSS with 1 Pod, MB".to_owned(), Box::new(move |b| mb(b.one.memory.now))),
         (format!("RSS with {pods} Pods, MB"), Box::new(move |b| mb(b.many.memory.now))),

@@ -157,8 +157,7 @@ async fn a_projected_token_has_the_audience_that_was_asked_for() {
     let space = Space::new("audience").await;
     let container = with(
         json!({ "name": "main", "image": AGNHOST, "args": [
-            "test-service-account-issuer-discovery", "--in-cluster-discovery",
-            "--token-path=/tokens/token", "--audience=a-friend",
+            "test-service-account-issuer-discovery", "--token-path=/tokens/token", "--audience=a-friend",
         ] }),
         json!({ "volumeMounts": [{ "name": "tokens", "mountPath": "/tokens" }] }),
     );

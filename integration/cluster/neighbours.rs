@@ -64,9 +64,10 @@ async fn a_completed_pod_has_the_status_that_a_kubelet_would_give_it() {
     assert_eq!(shape(&ours), shape(&theirs));
 }
 
-fn container_of(
-    status: &k8s_openapi::api::core::v1::PodStatus,
-) -> (bool, Option<bool>, i32, Option<(i32, Option<String>)>, String) {
+/// Ready, started, restarts, how it ended, image.
+type Main = (bool, Option<bool>, i32, Option<(i32, Option<String>)>, String);
+
+fn container_of(status: &k8s_openapi::api::core::v1::PodStatus) -> Main {
     let main = status.container_statuses.as_ref().and_then(|list| list.first()).expect("a container");
     let ended = main.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| (t.exit_code, t.reason.clone()));
     (main.ready, main.started, main.restart_count, ended, main.image.clone())

@@ -108,12 +108,12 @@ impl Waiting {
 }
 
 /// The cheapest type that holds the Pod; of equal prices the smaller, then the first by name.
-pub fn choose_type<'a>(
-    types: &'a [InstanceType],
+pub fn choose_type(
+    types: &[InstanceType],
     reserved_memory_bytes: u64,
     cpu_millis: u64,
     memory_bytes: u64,
-) -> Result<&'a InstanceType, String> {
+) -> Result<&InstanceType, String> {
     let fits = |t: &&InstanceType| {
         t.cpu_millis >= cpu_millis && t.memory_bytes.saturating_sub(reserved_memory_bytes) >= memory_bytes
     };

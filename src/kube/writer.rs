@@ -56,7 +56,7 @@ struct Work {
 
 enum Outcome {
     Done,
-    Retry(Work),
+    Retry(Box<Work>),
 }
 
 impl StatusWriter {
@@ -103,7 +103,7 @@ impl StatusWriter {
                     let pause = Duration::from_millis(100) * 2u32.pow(work.attempts.min(7));
                     tokio::select! {
                         () = cancel.cancelled() => return,
-                        () = tokio::time::sleep(pause) => shared.put_back(&uid, work),
+                        () = tokio::time::sleep(pause) => shared.put_back(&uid, *work),
                     }
                 }
                 shared.finished(&uid);
@@ -190,8 +190,8 @@ fn failed(operation: &str, work: Work, error: &kube::Error) -> Outcome {
         && status.code == 422
     {
         tracing::error!(pod = %work.name, %status, "the API server refuses to {operation} the pod");
-        return if work.delete { Outcome::Retry(Work { status: None, ..work }) } else { Outcome::Done };
+        return if work.delete { Outcome::Retry(Box::new(Work { status: None, ..work })) } else { Outcome::Done };
     }
     tracing::warn!(pod = %work.name, error = super::why(error), "could not {operation} the pod; trying again");
-    Outcome::Retry(work)
+    Outcome::Retry(Box::new(work))
 }
