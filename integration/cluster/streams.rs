@@ -6,10 +6,13 @@ use serde_json::json;
 #[tokio::test]
 async fn logs_can_be_read_whole_in_part_and_followed() {
     let space = Space::new("logs").await;
-    let script = "for i in 1 2 3 4 5; do echo line $i; done; echo to-stderr >&2; \
-                  while [ ! -e /tmp/go ]; do sleep 0.1; done; echo line 6; exec sleep 1000000";
+    // The two outputs are two pipes: their order is certain only when one is silent meanwhile.
+    let script = "for i in 1 2 3 4 5; do echo line $i; done; while [ ! -e /tmp/err ]; do sleep 0.1; done; \
+                  echo to-stderr >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo line 6; exec sleep 1000000";
     space.apply(&pod("writer", spec(&[shell(script)]))).await;
     space.until_running("writer").await;
+    space.until_log("writer", &[], |line| line == "line 5").await;
+    space.exec("writer", "touch /tmp/err").await;
     space.until_log("writer", &[], |line| line == "to-stderr").await;
 
     assert_eq!(space.kubectl(&["logs", "writer"]).await, "line 1\nline 2\nline 3\nline 4\nline 5\nto-stderr\n");
