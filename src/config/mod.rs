@@ -3,8 +3,10 @@
 //! YAML -> raw serde structs (unknown keys refused) -> [`ProviderConfig`], whose values are already
 //! checked. Every error names the file, the path of the key, what was wrong and what was expected.
 
+pub mod policy;
 mod provider;
 mod raw;
+pub mod schema;
 
 pub use provider::*;
 

@@ -5,6 +5,7 @@
 //!
 //! - [`placement`]: which Pod gets which instance; what to launch, what to release.
 //! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
+//! - [`purchase`]: what to buy for a Pod by the cost policy, and why.
 //! - [`status`]: what the API server should say of a Pod.
 //! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
 //! - [`containers`], [`probe`], [`backoff`]: what an agent does next to a Pod's containers.
@@ -20,5 +21,6 @@ pub mod lifecycle;
 pub mod log_view;
 pub mod placement;
 pub mod probe;
+pub mod purchase;
 pub mod services;
 pub mod status;

@@ -32,6 +32,8 @@ enum Command {
     },
     /// Show Pods, what backs each, and what it costs
     Status(super::status::StatusArgs),
+    /// Show what a cost policy would buy for manifests, why, and at what price; needs no cluster
+    Plan(super::plan::PlanArgs),
     /// A machine of the local cloud (started by the provider)
     #[command(hide = true)]
     LocalMachine(machine::MachineArgs),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
             }
             Err(error) => broken_file(&error),
         },
+        Command::Plan(args) => super::plan::run(&args, jiff::Timestamp::now()),
         Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
     }
 }

@@ -1,11 +1,13 @@
 //! The wiring: what is made of what, who runs where, how it stops.
 //!
 //! - [`cli`]: arguments to calls, errors to exit codes.
+//! - [`plan`]: `pilotlight plan`.
 //! - [`provider`]: `pilotlight node`.
 //! - [`status`]: `pilotlight status`.
 
 pub mod cli;
 mod http;
 mod node_pods;
+mod plan;
 mod provider;
 mod status;

@@ -1,0 +1,140 @@
+//! cost-policy.yaml, the catalog it is about and price lists: read, checked, made into what
+//! [`crate::decide::purchase`] decides by.
+//!
+//! YAML -> [`raw`] serde structs (unknown keys refused) -> [`Policy`], [`Catalog`]. Every error names the
+//! file, the line, the key, what was wrong and what was expected; integration/policy/ has one broken file
+//! for each.
+
+mod build;
+mod instances;
+mod locate;
+mod market;
+pub mod raw;
+mod standby;
+#[cfg(test)]
+mod tests;
+
+use crate::decide::purchase::{Catalog, Policy};
+use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
+use jiff::{SignedDuration, Span};
+use serde::de::DeserializeOwned;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error("{}: cannot be read", file.display())]
+    Unreadable { file: PathBuf, source: std::io::Error },
+    #[error("{}:{line}: {key}: {problem}", file.display())]
+    Invalid { file: PathBuf, line: u64, key: String, problem: String },
+}
+
+/// Reads the policy, for the types and zones of a catalog.
+pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Policy, PolicyError> {
+    let text = read(file)?;
+    policy_of(file, &text, catalog)
+}
+
+pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Policy, PolicyError> {
+    let check = Checker { file, text };
+    build::policy(&check, check.parse()?, catalog)
+}
+
+pub fn load_catalog(file: &Path) -> Result<Catalog, PolicyError> {
+    let text = read(file)?;
+    let check = Checker { file, text: &text };
+    market::catalog(&check, check.parse()?)
+}
+
+/// Spot prices by type and zone. On-demand prices of the list go into the catalog.
+pub fn load_prices(file: &Path, catalog: &mut Catalog) -> Result<BTreeMap<(String, String), HourlyPrice>, PolicyError> {
+    let text = read(file)?;
+    let check = Checker { file, text: &text };
+    market::prices(&check, check.parse()?, catalog)
+}
+
+fn read(file: &Path) -> Result<String, PolicyError> {
+    std::fs::read_to_string(file).map_err(|source| PolicyError::Unreadable { file: file.to_owned(), source })
+}
+
+/// A file being checked: makes values of its words, and errors that say where they stand.
+struct Checker<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Checker<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, PolicyError> {
+        let mut key = String::from("(document)");
+        serde_saphyr::with_deserializer_from_str(self.text, |deserializer| {
+            serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                if error.path().iter().next().is_some() {
+                    key = error.path().to_string();
+                }
+                error.into_inner()
+            })
+        })
+        .map_err(|error| PolicyError::Invalid {
+            file: self.file.to_owned(),
+            line: error.location().map_or(1, |location| location.line()),
+            key: key.clone(),
+            problem: error.without_snippet().to_string(),
+        })
+    }
+
+    fn error(&self, key: impl Into<String>, problem: impl Into<String>) -> PolicyError {
+        let key = key.into();
+        let line = locate::line_of(self.text, &key);
+        PolicyError::Invalid { file: self.file.to_owned(), line, key, problem: problem.into() }
+    }
+
+    fn price(&self, key: &str, dollars: &raw::Dollars) -> Result<HourlyPrice, PolicyError> {
+        dollars.0.parse().map_err(|e: PriceError| self.error(key, e.to_string()))
+    }
+
+    fn cpu(&self, key: &str, amount: &raw::Amount) -> Result<u64, PolicyError> {
+        let expected = "expected a quantity of CPUs above zero, such as 2 or 500m";
+        let text = &amount.0;
+        parse_milli(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    fn bytes(&self, key: &str, amount: &raw::Amount) -> Result<u64, PolicyError> {
+        let expected = "expected a quantity of bytes above zero, such as 512Mi or 4Gi";
+        let text = &amount.0;
+        parse_units(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    fn duration(&self, key: &str, duration: &raw::Duration) -> Result<SignedDuration, PolicyError> {
+        let expected = "expected a duration above zero, such as 30s, 10m or 1h30m";
+        let text = &duration.0;
+        text.parse::<Span>()
+            .ok()
+            .and_then(|span| SignedDuration::try_from(span).ok())
+            .filter(SignedDuration::is_positive)
+            .ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
+    }
+
+    fn zone(&self, key: &str, zone: &str, catalog: &Catalog) -> Result<(), PolicyError> {
+        if catalog.zones.iter().any(|z| z == zone) {
+            return Ok(());
+        }
+        let expected = format!("expected a zone of the catalog: {}", catalog.zones.join(", "));
+        Err(self.error(key, format!("{zone:?}: {expected}")))
+    }
+
+    fn instance_type(&self, key: &str, name: &str, catalog: &Catalog) -> Result<(), PolicyError> {
+        if catalog.types.iter().any(|t| t.name == name) {
+            return Ok(());
+        }
+        Err(self.error(key, format!("{name:?}: expected an instance type of the catalog")))
+    }
+
+    fn percent(&self, key: &str, percent: u32) -> Result<u32, PolicyError> {
+        if percent <= 100 {
+            return Ok(percent);
+        }
+        Err(self.error(key, format!("{percent}: expected a percentage from 0 to 100")))
+    }
+}

@@ -1,0 +1,135 @@
+//! Which types a class may take: over the defaults, or within the class that it narrows.
+
+use super::{Checker, PolicyError, raw};
+use crate::decide::purchase::policy::{Instances, TypeSelector};
+use crate::decide::purchase::{Catalog, Glob};
+
+/// What EC2 Fleet is offered at most where nothing is said, as Karpenter has it.
+const MAX_CANDIDATES: usize = 60;
+
+/// The section under `key` alone, nothing taken from elsewhere.
+pub fn own(check: &Checker, key: &str, raw: &raw::Instances, catalog: &Catalog) -> Result<Instances, PolicyError> {
+    let at = |field: &str| format!("{key}.{field}");
+    let allow = match &raw.allow {
+        None => Vec::new(),
+        Some(list) if list.is_empty() => {
+            return Err(check.error(at("allow"), "is empty: expected names or globs, or no key at all"));
+        }
+        Some(list) => vec![
+            globs(check, &at("allow"), list, Some(catalog))?.into_iter().map(TypeSelector::Name).collect::<Vec<_>>(),
+        ],
+    };
+    let listed = match raw.order {
+        None | Some(raw::Order::Price) => None,
+        Some(raw::Order::Listed) => match allow.first() {
+            Some(list) => Some(list.clone()),
+            None => return Err(check.error(at("order"), "listed: expected `allow` beside it, whose order is meant")),
+        },
+    };
+    if raw.architectures.as_ref().is_some_and(Vec::is_empty) {
+        return Err(check.error(at("architectures"), "is empty: expected amd64, arm64 or both"));
+    }
+    if raw.max_candidates == Some(0) {
+        return Err(check.error(at("maxCandidates"), "0: expected at least 1"));
+    }
+    Ok(Instances {
+        allow,
+        deny: globs(check, &at("deny"), &raw.deny, None)?,
+        architectures: raw.architectures.clone().unwrap_or_default(),
+        min_generation: raw.min_generation,
+        burstable: raw.burstable.unwrap_or(false),
+        max_cpu_millis: raw.max_vcpu.as_ref().map(|a| check.cpu(&at("maxVcpu"), a)).transpose()?,
+        max_memory_bytes: raw.max_memory.as_ref().map(|a| check.bytes(&at("maxMemory"), a)).transpose()?,
+        listed,
+        max_candidates: raw.max_candidates.map_or(MAX_CANDIDATES, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+    })
+}
+
+pub fn globs(check: &Checker, key: &str, list: &[String], catalog: Option<&Catalog>) -> Result<Vec<Glob>, PolicyError> {
+    let one = |(index, text): (usize, &String)| {
+        let key = format!("{key}[{index}]");
+        let glob: Glob =
+            text.parse().map_err(|e: crate::decide::purchase::GlobError| check.error(&key, e.to_string()))?;
+        match catalog {
+            Some(catalog) if !catalog.types.iter().any(|t| glob.matches(&t.name)) => {
+                Err(check.error(&key, format!("{text:?}: expected a name or glob of types that are in the catalog")))
+            }
+            _ => Ok(glob),
+        }
+    };
+    list.iter().enumerate().map(one).collect()
+}
+
+/// What the class says, else the defaults; denials add up.
+pub fn overlay(raw: &raw::Instances, own: Instances, defaults: &Instances) -> Instances {
+    let deny = union(&defaults.deny, own.deny);
+    let given = raw.allow.is_some();
+    Instances {
+        listed: if given || raw.order.is_some() { own.listed } else { defaults.listed.clone() },
+        allow: if given { own.allow } else { defaults.allow.clone() },
+        deny,
+        architectures: if raw.architectures.is_some() { own.architectures } else { defaults.architectures.clone() },
+        min_generation: own.min_generation.or(defaults.min_generation),
+        burstable: raw.burstable.unwrap_or(defaults.burstable),
+        max_cpu_millis: own.max_cpu_millis.or(defaults.max_cpu_millis),
+        max_memory_bytes: own.max_memory_bytes.or(defaults.max_memory_bytes),
+        max_candidates: if raw.max_candidates.is_some() { own.max_candidates } else { defaults.max_candidates },
+    }
+}
+
+/// What both the class and its parent allow.
+pub fn within(
+    check: &Checker,
+    key: &str,
+    raw: &raw::Instances,
+    own: Instances,
+    parent: &Instances,
+) -> Result<Instances, PolicyError> {
+    let mut allow = parent.allow.clone();
+    allow.extend(own.allow);
+    let architectures = match (own.architectures.is_empty(), parent.architectures.is_empty()) {
+        (true, _) => parent.architectures.clone(),
+        (false, true) => own.architectures,
+        (false, false) => {
+            let both: Vec<_> = own.architectures.into_iter().filter(|a| parent.architectures.contains(a)).collect();
+            if both.is_empty() {
+                let problem = "expected an architecture of the class that it narrows";
+                return Err(check.error(format!("{key}.architectures"), problem));
+            }
+            both
+        }
+    };
+    if raw.burstable == Some(true) && !parent.burstable {
+        let problem = "true: expected false, as in the class that it narrows";
+        return Err(check.error(format!("{key}.burstable"), problem));
+    }
+    Ok(Instances {
+        allow,
+        deny: union(&parent.deny, own.deny),
+        architectures,
+        min_generation: own.min_generation.max(parent.min_generation),
+        burstable: raw.burstable.unwrap_or(parent.burstable),
+        max_cpu_millis: lower(own.max_cpu_millis, parent.max_cpu_millis),
+        max_memory_bytes: lower(own.max_memory_bytes, parent.max_memory_bytes),
+        listed: own.listed.or_else(|| parent.listed.clone()),
+        max_candidates: if raw.max_candidates.is_some() {
+            own.max_candidates.min(parent.max_candidates)
+        } else {
+            parent.max_candidates
+        },
+    })
+}
+
+/// The lower of two caps, where None is no cap.
+pub fn lower<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn union(a: &[Glob], b: Vec<Glob>) -> Vec<Glob> {
+    let mut all = a.to_vec();
+    all.extend(b.into_iter().filter(|glob| !a.contains(glob)));
+    all
+}

@@ -1,0 +1,475 @@
+//! One Pod's decision, and a batch's.
+
+use super::ledger::{Draw, Ledger, Live, Tally, is_on_demand};
+use super::market::TypeSpec;
+use super::narrow::{Narrowing, narrowing};
+use super::planner::{OPTIONS, Planner, rank, selects};
+use super::policy::{Allocation, Class, CreditMode, GroupBy, Limit, Match, Scope, Sizing, Spread, Step};
+use super::why::Why;
+use super::{Demand, Market, Policy};
+use crate::model::{HourlyPrice, Purchase};
+use jiff::Timestamp;
+use std::cmp::Ordering;
+
+/// A type in a zone, by its place in the [`Planner`]'s tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId {
+    pub instance_type: u16,
+    pub zone: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub uid: String,
+    pub namespace: String,
+    pub class: String,
+    /// What the instance must offer the Pod.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    pub outcome: Outcome,
+    pub dropped: Vec<Dropped>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Plan(Choice),
+    Pend(Pend),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub option: Purchase,
+    pub allocation: Allocation,
+    pub pool: PoolId,
+    pub instance_type: String,
+    pub zone: String,
+    /// After commitments, with surplus credits: what one more costs.
+    pub price: HourlyPrice,
+    /// What a commitment pays of it.
+    pub drawn: Option<Draw>,
+    pub surplus: HourlyPrice,
+    /// The group it counts in.
+    pub group: String,
+    /// What to try next, best first, if there is no capacity.
+    pub alternatives: Vec<PoolId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pend {
+    /// CamelCase, for status and events.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// None stands for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dropped {
+    pub option: Option<Purchase>,
+    pub instance_type: Option<u16>,
+    pub zone: Option<u16>,
+    pub why: Why,
+}
+
+/// Compared in the order of its fields.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Offer {
+    rank: u32,
+    crowd_first: u32,
+    price: HourlyPrice,
+    crowd: u32,
+    cpu_millis: u64,
+    memory_bytes: u64,
+    pool: PoolId,
+}
+
+impl Decision {
+    /// What it books in the ledger.
+    pub fn live(&self) -> Option<Live> {
+        let Outcome::Plan(choice) = &self.outcome else { return None };
+        Some(Live {
+            namespace: self.namespace.clone(),
+            class: self.class.clone(),
+            group: choice.group.clone(),
+            option: choice.option,
+            instance_type: choice.instance_type.clone(),
+            zone: choice.zone.clone(),
+            price: choice.price,
+            drawn: choice.drawn,
+        })
+    }
+}
+
+/// What one Pod gets.
+pub fn decide(policy: &Policy, demand: &Demand, market: &Market, ledger: &Ledger, now: Timestamp) -> Decision {
+    Planner::new(policy, market, now).decide(demand, ledger)
+}
+
+impl<'a> Planner<'a> {
+    pub fn type_of(&self, id: u16) -> &'a TypeSpec {
+        self.types[usize::from(id)]
+    }
+
+    pub fn zone(&self, id: u16) -> &'a str {
+        self.zones[usize::from(id)]
+    }
+
+    /// Decides for all, by UID, each booked before the next. The answers are in that order.
+    pub fn decide_all(&self, demands: &[Demand], ledger: &mut Ledger) -> Vec<Decision> {
+        let mut order: Vec<&Demand> = demands.iter().collect();
+        order.sort_by(|a, b| a.uid.cmp(&b.uid));
+        let decide = |demand: &Demand| {
+            let decision = self.decide(demand, ledger);
+            if let Some(live) = decision.live() {
+                ledger.book(&live);
+            }
+            decision
+        };
+        order.into_iter().map(decide).collect()
+    }
+
+    pub fn decide(&self, demand: &Demand, ledger: &Ledger) -> Decision {
+        let place = self.policy.classes.iter().position(|class| matches(&class.matches, demand));
+        let Some(place) = place else {
+            return pending(demand, "", (0, 0), "NoClassMatches", "no class of the cost policy matches".to_owned());
+        };
+        let class = &self.policy.classes[place];
+        let need = need(class.sizing, demand);
+        let narrowing = match narrowing(&demand.annotations, self.policy.overrides) {
+            Ok(narrowing) => narrowing,
+            Err(error) => return pending(demand, &class.name, need, "InvalidAnnotation", error.to_string()),
+        };
+        let group = group_of(class, demand);
+        let case = Case {
+            planner: self,
+            class,
+            demand,
+            narrowing,
+            need,
+            limits: self.limits(class, demand, ledger),
+            ledger,
+            group,
+        };
+        let (cpu_millis, memory_bytes) = need;
+        let mut dropped = Vec::with_capacity(self.types.len());
+        let outcome = case.run(place, &mut dropped);
+        Decision {
+            uid: demand.uid.clone(),
+            namespace: demand.namespace.clone(),
+            class: class.name.clone(),
+            cpu_millis,
+            memory_bytes,
+            outcome,
+            dropped,
+        }
+    }
+
+    /// The limits that hold for the Pod, with what they have used.
+    fn limits(&self, class: &Class, demand: &Demand, ledger: &Ledger) -> Vec<(u16, &'a Limit, Tally)> {
+        let holds = |scope: &Scope| match scope {
+            Scope::Cluster => true,
+            Scope::Namespace(name) => *name == demand.namespace,
+            Scope::Class(name) => *name == class.name,
+        };
+        let numbered = (0u16..).zip(&self.policy.limits).filter(|(_, limit)| holds(&limit.scope));
+        numbered.map(|(number, limit)| (number, limit, ledger.tally(&limit.scope))).collect()
+    }
+}
+
+struct Case<'a, 'p> {
+    planner: &'p Planner<'a>,
+    class: &'p Class,
+    demand: &'p Demand,
+    narrowing: Narrowing,
+    need: (u64, u64),
+    limits: Vec<(u16, &'a Limit, Tally)>,
+    ledger: &'p Ledger,
+    group: String,
+}
+
+impl Case<'_, '_> {
+    fn run(&self, place: usize, dropped: &mut Vec<Dropped>) -> Outcome {
+        let planner = self.planner;
+        let mut types: Vec<(u16, u32)> = Vec::with_capacity(planner.types.len());
+        for ((id, spec), verdict) in (0u16..).zip(&planner.types).zip(&planner.classes[place].types) {
+            match verdict.and_then(|rank| self.fits(spec, rank)) {
+                Ok(rank) => types.push((id, rank)),
+                Err(why) => dropped.push(Dropped { option: None, instance_type: Some(id), zone: None, why }),
+            }
+        }
+        let mut zones: Vec<(u16, u32)> = Vec::with_capacity(planner.zones.len());
+        let group = self.ledger.group(&self.class.name, &self.group);
+        for ((id, zone), allowed) in (0u16..).zip(&planner.zones).zip(&planner.classes[place].zones) {
+            let other = self.demand.zones.as_ref().is_some_and(|zones| !zones.iter().any(|z| z == zone));
+            let why = match () {
+                () if !allowed => Why::ZoneNotAllowed,
+                () if other => Why::OtherZone,
+                () if self.ledger.in_zone(zone) >= planner.addresses[usize::from(id)] => Why::NoAddresses,
+                () => {
+                    zones.push((id, group.and_then(|g| g.zones.get(*zone)).copied().unwrap_or(0)));
+                    continue;
+                }
+            };
+            dropped.push(Dropped { option: None, instance_type: None, zone: Some(id), why });
+        }
+        let lacking = self.class.mix.is_some_and(|mix| {
+            let (live, on_demand) = group.map_or((0, 0), |g| (g.live, g.on_demand));
+            on_demand < mix.wanted(live.saturating_add(1))
+        });
+        let mut steps: Vec<&Step> = self.class.purchase.iter().collect();
+        if self.class.mix.is_some() {
+            steps.sort_by_key(|step| is_on_demand(step.option) != lacking);
+        }
+        let mut shortage = dropped.iter().any(|d| d.why.is_shortage());
+        for step in steps {
+            let from = dropped.len();
+            let forced = lacking && is_on_demand(step.option);
+            let found = self.step(step, shortage || forced, &types, &zones, dropped);
+            shortage |= dropped[from..].iter().any(|d| d.why.is_shortage());
+            if let Some(choice) = found {
+                return Outcome::Plan(choice);
+            }
+        }
+        Outcome::Pend(self.pend(dropped))
+    }
+
+    /// Whether a type holds the Pod, and its rank in the annotations' order, if they have one.
+    fn fits(&self, spec: &TypeSpec, mut place: u32) -> Result<u32, Why> {
+        let (cpu, memory) = self.need;
+        if !self.narrowing.allow.iter().all(|list| list.iter().any(|selector| selects(selector, spec))) {
+            return Err(Why::NotInAnnotation);
+        }
+        if let Some(list) = &self.narrowing.listed {
+            place = rank(list, spec);
+        }
+        if self.demand.architecture.is_some_and(|architecture| architecture != spec.architecture) {
+            return Err(Why::Architecture);
+        }
+        let offered = spec.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
+        if spec.cpu_millis < cpu || offered < memory {
+            return Err(Why::TooSmall);
+        }
+        let throttled = spec.burst.is_some_and(|burst| burst.baseline_millis < cpu);
+        if self.class.credits.mode == CreditMode::Standard && throttled {
+            return Err(Why::AboveBaseline);
+        }
+        Ok(place)
+    }
+
+    fn step(
+        &self,
+        step: &Step,
+        shortage: bool,
+        types: &[(u16, u32)],
+        zones: &[(u16, u32)],
+        dropped: &mut Vec<Dropped>,
+    ) -> Option<Choice> {
+        let option = Some(step.option);
+        let whole = |why| Dropped { option, instance_type: None, zone: None, why };
+        if self.narrowing.purchase.as_ref().is_some_and(|options| !options.contains(&step.option)) {
+            dropped.push(whole(Why::PurchaseNotInAnnotation));
+            return None;
+        }
+        if step.after_ice && !shortage {
+            dropped.push(whole(Why::NotNeeded));
+            return None;
+        }
+        let mut offers = Vec::with_capacity(types.len() * zones.len());
+        for &(type_id, rank) in types {
+            let spec = self.planner.types[usize::from(type_id)];
+            if step.option == Purchase::Burstable && spec.burst.is_none() {
+                dropped.push(Dropped { option, instance_type: Some(type_id), zone: None, why: Why::NotBurstable });
+                continue;
+            }
+            let surplus = spec.surplus(self.need.0);
+            if let Some(max) = self.class.credits.max_surplus.filter(|max| surplus > *max) {
+                let why = Why::SurplusTooDear { surplus, max };
+                dropped.push(Dropped { option, instance_type: Some(type_id), zone: None, why });
+                continue;
+            }
+            for &(zone_id, crowd) in zones {
+                let pool = PoolId { instance_type: type_id, zone: zone_id };
+                match self.price(step, spec, pool, surplus) {
+                    Ok(price) => offers.push(Offer {
+                        rank,
+                        crowd_first: if self.class.placement.spread == Spread::Balanced { crowd } else { 0 },
+                        price,
+                        crowd,
+                        cpu_millis: spec.cpu_millis,
+                        memory_bytes: spec.memory_bytes,
+                        pool,
+                    }),
+                    Err(why) => {
+                        dropped.push(Dropped { option, instance_type: Some(type_id), zone: Some(zone_id), why });
+                    }
+                }
+            }
+        }
+        let left = u32::try_from(offers.len()).unwrap_or(u32::MAX);
+        if left > 0 && left < step.min_pools {
+            dropped.push(whole(Why::TooFewPools { left, wanted: step.min_pools }));
+            return None;
+        }
+        let keep = self.class.instances.max_candidates.max(1);
+        if offers.len() > keep {
+            offers.select_nth_unstable(keep - 1);
+            offers.truncate(keep);
+        }
+        offers.sort_unstable();
+        let best = offers.first()?;
+        let spec = self.planner.types[usize::from(best.pool.instance_type)];
+        Some(Choice {
+            option: step.option,
+            allocation: step.allocation,
+            pool: best.pool,
+            instance_type: spec.name.clone(),
+            zone: self.planner.zone(best.pool.zone).to_owned(),
+            price: best.price,
+            drawn: self.bare_price(step.option, spec, best.pool).ok().and_then(|(_, drawn)| drawn),
+            surplus: spec.surplus(self.need.0),
+            group: self.group.clone(),
+            alternatives: offers[1..].iter().map(|offer| offer.pool).collect(),
+        })
+    }
+
+    /// What one more instance of a pool costs, if nothing speaks against it.
+    fn price(&self, step: &Step, spec: &TypeSpec, pool: PoolId, surplus: HourlyPrice) -> Result<HourlyPrice, Why> {
+        let place = OPTIONS.iter().position(|option| *option == step.option).expect("OPTIONS has all");
+        if self.planner.quarantined[place][self.index(pool)] {
+            return Err(Why::Quarantined);
+        }
+        let (bare, _) = self.bare_price(step.option, spec, pool)?;
+        if let Some(percent) = step.max_percent_of_on_demand {
+            let max = u128::from(spec.on_demand.0) * u128::from(percent) / 100;
+            let max = HourlyPrice(u64::try_from(max).unwrap_or(u64::MAX));
+            if bare > max {
+                return Err(Why::AbovePercent { price: bare, max });
+            }
+        }
+        let price = HourlyPrice(bare.0.saturating_add(surplus.0));
+        let of_spot = self.narrowing.max_spot.filter(|_| step.option == Purchase::Spot);
+        let caps = [self.class.max_hourly, self.narrowing.max_hourly, of_spot];
+        if let Some(cap) = caps.into_iter().flatten().min().filter(|cap| price > *cap) {
+            return Err(Why::OverCap { price, cap });
+        }
+        for (number, limit, used) in &self.limits {
+            let many = limit.max_instances.is_some_and(|max| used.instances >= max);
+            let dear = limit.max_hourly.is_some_and(|max| used.hourly.0.saturating_add(price.0) > max.0);
+            if many || dear {
+                return Err(Why::OverLimit { limit: *number, price });
+            }
+        }
+        Ok(price)
+    }
+
+    /// Without surplus credits.
+    fn bare_price(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Result<(HourlyPrice, Option<Draw>), Why> {
+        let planner = self.planner;
+        match option {
+            Purchase::Spot => planner.spot[self.index(pool)].map(|price| (price, None)).ok_or(Why::NotSpot),
+            Purchase::CapacityReservation => {
+                // It is paid for whether used or not: one more instance in it costs nothing more.
+                let reserved = planner.reservations[self.index(pool)];
+                let free = reserved > 0 && self.ledger.reserved(&spec.name, planner.zone(pool.zone)) < reserved;
+                if free { Ok((HourlyPrice(0), None)) } else { Err(Why::NoReservation) }
+            }
+            Purchase::OnDemand | Purchase::Burstable => {
+                let matching = &planner.commitments[self.index(pool)];
+                if matching.is_empty() || !self.class.use_commitments {
+                    return Ok((spec.on_demand, None));
+                }
+                Ok(self.ledger.after_commitments(&planner.policy.commitments, matching, spec))
+            }
+        }
+    }
+
+    fn index(&self, pool: PoolId) -> usize {
+        usize::from(pool.instance_type) * self.planner.zones.len() + usize::from(pool.zone)
+    }
+
+    /// The reason of what came nearest to being bought; of equally near ones the smallest figures.
+    fn pend(&self, dropped: &[Dropped]) -> Pend {
+        let nearer = |a: &&Dropped, b: &&Dropped| match stage(a.why).cmp(&stage(b.why)) {
+            Ordering::Equal => b.cmp(a),
+            order => order,
+        };
+        let Some(nearest) = dropped.iter().max_by(nearer) else {
+            return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
+        };
+        let (cpu, memory) = self.need;
+        let message = format!(
+            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
+            memory.div_ceil(1 << 20),
+            self.class.name,
+            self.planner.explain(nearest),
+        );
+        Pend { reason: nearest.why.reason(), message }
+    }
+}
+
+impl Planner<'_> {
+    /// `on-demand c6i.large in us-east-1a: ...`
+    pub fn explain(&self, dropped: &Dropped) -> String {
+        let option = dropped.option.map(Purchase::as_str);
+        let instance_type = dropped.instance_type.map(|id| self.type_of(id).name.as_str());
+        let mut subject = [option, instance_type].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        if let Some(zone) = dropped.zone {
+            let zone = self.zone(zone);
+            subject = if subject.is_empty() { zone.to_owned() } else { format!("{subject} in {zone}") };
+        }
+        format!("{subject}: {}", dropped.why.message(&self.policy.limits))
+    }
+}
+
+/// How near to being bought: the place in Why's order, whatever the figures.
+fn stage(why: Why) -> u8 {
+    match why {
+        Why::NotAllowed | Why::Denied | Why::Architecture | Why::Generation | Why::Burstable => 0,
+        Why::NotBurstable | Why::AboveMaxVcpu | Why::AboveMaxMemory | Why::NotInAnnotation => 1,
+        Why::TooSmall | Why::AboveBaseline => 2,
+        Why::ZoneNotAllowed | Why::OtherZone | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
+        Why::NoReservation | Why::NotSpot => 4,
+        Why::SurplusTooDear { .. } | Why::AbovePercent { .. } | Why::OverCap { .. } => 5,
+        Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined => 6,
+        Why::OverLimit { .. } => 7,
+    }
+}
+
+fn pending(demand: &Demand, class: &str, need: (u64, u64), reason: &'static str, message: String) -> Decision {
+    Decision {
+        uid: demand.uid.clone(),
+        namespace: demand.namespace.clone(),
+        class: class.to_owned(),
+        cpu_millis: need.0,
+        memory_bytes: need.1,
+        outcome: Outcome::Pend(Pend { reason, message }),
+        dropped: Vec::new(),
+    }
+}
+
+fn matches(rules: &Match, demand: &Demand) -> bool {
+    let Match { namespaces, labels, annotations, owner_kinds } = rules;
+    (namespaces.is_empty() || namespaces.iter().any(|glob| glob.matches(&demand.namespace)))
+        && labels.iter().all(|(key, value)| demand.labels.get(key) == Some(value))
+        && annotations.iter().all(|(key, value)| demand.annotations.get(key) == Some(value))
+        && (owner_kinds.is_empty() || demand.owner.as_ref().is_some_and(|(kind, _)| owner_kinds.contains(kind)))
+}
+
+fn need(sizing: Sizing, demand: &Demand) -> (u64, u64) {
+    match sizing {
+        Sizing::Override { cpu_millis, memory_bytes } => (cpu_millis, memory_bytes),
+        Sizing::Requests { cpu_millis, memory_bytes } => {
+            (demand.cpu_millis.unwrap_or(cpu_millis), demand.memory_bytes.unwrap_or(memory_bytes))
+        }
+    }
+}
+
+fn group_of(class: &Class, demand: &Demand) -> String {
+    match class.mix.map(|mix| mix.group_by).unwrap_or_default() {
+        GroupBy::Class => String::new(),
+        GroupBy::Namespace => demand.namespace.clone(),
+        GroupBy::Owner => match &demand.owner {
+            Some((kind, name)) => format!("{}/{kind}/{name}", demand.namespace),
+            None => format!("{}/{}", demand.namespace, demand.uid),
+        },
+    }
+}

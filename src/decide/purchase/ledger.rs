@@ -1,0 +1,169 @@
+//! What is bought already: counts and dollars by scope, shares by group, and what is left of commitments.
+
+use super::market::TypeSpec;
+use super::policy::{Commitment, Policy, Scope};
+use crate::model::{HourlyPrice, Purchase};
+use std::collections::BTreeMap;
+
+/// One instance that lives, or is about to be bought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub namespace: String,
+    pub class: String,
+    /// What its class counts shares and zones by.
+    pub group: String,
+    pub option: Purchase,
+    pub instance_type: String,
+    pub zone: String,
+    /// After commitments.
+    pub price: HourlyPrice,
+    /// On which the commitment was drawn, if on any.
+    pub drawn: Option<Draw>,
+}
+
+/// What an instance takes of a commitment: whole machines, hundredths of a unit, or micro-dollars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    pub commitment: usize,
+    pub amount: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub instances: u32,
+    pub hourly: HourlyPrice,
+}
+
+impl Tally {
+    fn add(&mut self, price: HourlyPrice) {
+        self.instances += 1;
+        self.hourly.0 = self.hourly.0.saturating_add(price.0);
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    pub live: u32,
+    pub on_demand: u32,
+    pub zones: BTreeMap<String, u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    cluster: Tally,
+    namespaces: BTreeMap<String, Tally>,
+    classes: BTreeMap<String, Tally>,
+    groups: BTreeMap<(String, String), Group>,
+    zones: BTreeMap<String, u32>,
+    /// Instances in capacity reservations, by type and zone.
+    reserved: BTreeMap<(String, String), u32>,
+    /// Left of each commitment of the policy, in [`Draw::amount`]'s units.
+    left: Vec<u64>,
+}
+
+impl Ledger {
+    /// With all commitments free.
+    pub fn new(policy: &Policy) -> Self {
+        let whole = |commitment: &Commitment| match commitment {
+            Commitment::Zonal { count, .. } => u64::from(*count),
+            Commitment::Regional { units, .. } => *units,
+            Commitment::SavingsPlan { hourly, .. } => hourly.0,
+        };
+        Self { left: policy.commitments.iter().map(whole).collect(), ..Self::default() }
+    }
+
+    pub fn book(&mut self, live: &Live) {
+        self.cluster.add(live.price);
+        self.namespaces.entry(live.namespace.clone()).or_default().add(live.price);
+        self.classes.entry(live.class.clone()).or_default().add(live.price);
+        let group = self.groups.entry((live.class.clone(), live.group.clone())).or_default();
+        group.live += 1;
+        group.on_demand += u32::from(is_on_demand(live.option));
+        *group.zones.entry(live.zone.clone()).or_default() += 1;
+        *self.zones.entry(live.zone.clone()).or_default() += 1;
+        if live.option == Purchase::CapacityReservation {
+            *self.reserved.entry((live.instance_type.clone(), live.zone.clone())).or_default() += 1;
+        }
+        if let Some(draw) = live.drawn
+            && let Some(left) = self.left.get_mut(draw.commitment)
+        {
+            *left = left.saturating_sub(draw.amount);
+        }
+    }
+
+    pub fn tally(&self, scope: &Scope) -> Tally {
+        match scope {
+            Scope::Cluster => Some(&self.cluster),
+            Scope::Namespace(name) => self.namespaces.get(name),
+            Scope::Class(name) => self.classes.get(name),
+        }
+        .copied()
+        .unwrap_or_default()
+    }
+
+    pub fn group(&self, class: &str, group: &str) -> Option<&Group> {
+        self.groups.get(&(class.to_owned(), group.to_owned()))
+    }
+
+    pub fn in_zone(&self, zone: &str) -> u32 {
+        self.zones.get(zone).copied().unwrap_or(0)
+    }
+
+    pub fn reserved(&self, instance_type: &str, zone: &str) -> u32 {
+        self.reserved.get(&(instance_type.to_owned(), zone.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// What one more of this type on demand costs after the commitments numbered in `matching`, which
+    /// are tried in that order; the first that has something left is drawn on. Rounded up.
+    pub fn after_commitments(
+        &self,
+        commitments: &[Commitment],
+        matching: &[usize],
+        spec: &TypeSpec,
+    ) -> (HourlyPrice, Option<Draw>) {
+        for &index in matching {
+            let left = self.left.get(index).copied().unwrap_or(0);
+            if left == 0 {
+                continue;
+            }
+            let whole = match &commitments[index] {
+                Commitment::Zonal { .. } => 1,
+                Commitment::Regional { .. } => spec.normalized_units().unwrap_or(u64::MAX),
+                Commitment::SavingsPlan { discount_percent, .. } => {
+                    (spec.on_demand.0 * u64::from(100 - discount_percent)).div_ceil(100)
+                }
+            };
+            let amount = whole.min(left);
+            let uncovered = u128::from(spec.on_demand.0) * u128::from(whole - amount);
+            let rest = if whole == 0 { 0 } else { uncovered.div_ceil(u128::from(whole)) };
+            let price = HourlyPrice(u64::try_from(rest).expect("a part of a price that fits"));
+            return (price, Some(Draw { commitment: index, amount }));
+        }
+        (spec.on_demand, None)
+    }
+}
+
+/// Counts as on demand in a mix: what isn't taken away on short notice.
+pub fn is_on_demand(option: Purchase) -> bool {
+    match option {
+        Purchase::OnDemand | Purchase::Burstable | Purchase::CapacityReservation => true,
+        Purchase::Spot => false,
+    }
+}
+
+/// Which commitments cover a type in a zone, in the order in which AWS applies them: zonal Reserved
+/// Instances, regional ones, EC2 Instance Savings Plans, Compute Savings Plans.
+pub fn matching(commitments: &[Commitment], spec: &TypeSpec, zone: &str) -> Vec<usize> {
+    let rank = |commitment: &Commitment| match commitment {
+        Commitment::Zonal { instance_type, zone: z, .. } => (*instance_type == spec.name && z == zone).then_some(0),
+        Commitment::Regional { family, .. } => {
+            (family == spec.family() && spec.normalized_units().is_some()).then_some(1)
+        }
+        Commitment::SavingsPlan { family: Some(family), .. } => (family == spec.family()).then_some(2),
+        Commitment::SavingsPlan { family: None, .. } => Some(3),
+    };
+    let mut found: Vec<(u8, usize)> =
+        commitments.iter().enumerate().filter_map(|(index, c)| rank(c).map(|rank| (rank, index))).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, index)| index).collect()
+}

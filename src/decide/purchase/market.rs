@@ -1,0 +1,142 @@
+//! What can be bought: types, zones, prices, what is short.
+
+use super::policy::Architecture;
+use crate::model::{HourlyPrice, Purchase};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// The types and zones of a region, with on-demand prices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    pub region: String,
+    pub zones: Vec<String>,
+    pub types: Vec<TypeSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeSpec {
+    pub name: String,
+    pub architecture: Architecture,
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    pub on_demand: HourlyPrice,
+    pub burst: Option<Burst>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// Of all its vCPUs together.
+    pub baseline_millis: u64,
+    /// Surplus credits, for a vCPU-hour.
+    pub surplus: HourlyPrice,
+}
+
+impl TypeSpec {
+    /// `c6i` of `c6i.large`.
+    pub fn family(&self) -> &str {
+        self.name.split('.').next().unwrap_or(&self.name)
+    }
+
+    /// `6` of `c6i.large`: the first number of the family's name.
+    pub fn generation(&self) -> Option<u32> {
+        let digits = |c: char| c.is_ascii_digit();
+        let family = self.family();
+        let rest = &family[family.find(digits)?..];
+        rest[..rest.find(|c| !digits(c)).unwrap_or(rest.len())].parse().ok()
+    }
+
+    /// The size's normalization factor in hundredths (AWS: Reserved Instances, instance size flexibility).
+    pub fn normalized_units(&self) -> Option<u64> {
+        let size = self.name.split_once('.')?.1;
+        Some(match size {
+            "nano" => 25,
+            "micro" => 50,
+            "small" => 100,
+            "medium" => 200,
+            "large" => 400,
+            "xlarge" => 800,
+            _ => size.strip_suffix("xlarge")?.parse::<u64>().ok()?.checked_mul(800)?,
+        })
+    }
+
+    /// What an hour costs beyond its price if `cpu_millis` are used all the time; rounded up.
+    pub fn surplus(&self, cpu_millis: u64) -> HourlyPrice {
+        let cost = |burst: Burst| {
+            let above = u128::from(cpu_millis.saturating_sub(burst.baseline_millis));
+            u64::try_from((above * u128::from(burst.surplus.0)).div_ceil(1000)).unwrap_or(u64::MAX)
+        };
+        HourlyPrice(self.burst.map_or(0, cost))
+    }
+}
+
+/// A catalog with what changes by the hour.
+#[derive(Clone, Debug, Default)]
+pub struct Market {
+    pub catalog: Catalog,
+    /// By type and zone. A pool without a price is not offered.
+    pub spot: BTreeMap<(String, String), HourlyPrice>,
+    /// What an instance keeps for itself.
+    pub reserved_memory_bytes: u64,
+    pub quarantine: Vec<Quarantine>,
+    /// Free addresses in a zone's subnets; None where nothing is known.
+    pub free_addresses: BTreeMap<String, u32>,
+}
+
+/// What the cloud had no capacity for. None stands for every one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quarantine {
+    pub option: Option<Purchase>,
+    pub instance_type: Option<String>,
+    pub zone: Option<String>,
+    pub until: Timestamp,
+}
+
+impl Quarantine {
+    pub fn holds(&self, option: Purchase, instance_type: &str, zone: &str, now: Timestamp) -> bool {
+        self.until > now
+            && self.option.is_none_or(|o| o == option)
+            && self.instance_type.as_ref().is_none_or(|t| t == instance_type)
+            && self.zone.as_ref().is_none_or(|z| z == zone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> TypeSpec {
+        TypeSpec {
+            name: name.into(),
+            architecture: Architecture::Amd64,
+            cpu_millis: 2000,
+            memory_bytes: 1 << 30,
+            on_demand: HourlyPrice(10_400),
+            burst: Some(Burst { baseline_millis: 200, surplus: HourlyPrice(50_000) }),
+        }
+    }
+
+    #[test]
+    fn a_name_tells_family_generation_and_size() {
+        for (name, family, generation, units) in [
+            ("c6i.large", "c6i", Some(6), Some(400)),
+            ("t4g.nano", "t4g", Some(4), Some(25)),
+            ("m7g.16xlarge", "m7g", Some(7), Some(12_800)),
+            ("u-6tb1.metal", "u-6tb1", Some(6), None),
+            ("odd", "odd", None, None),
+        ] {
+            let spec = named(name);
+            assert_eq!(
+                (spec.family(), spec.generation(), spec.normalized_units()),
+                (family, generation, units),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn surplus_is_paid_only_above_the_baseline() {
+        assert_eq!(named("t3.micro").surplus(200), HourlyPrice(0));
+        assert_eq!(named("t3.micro").surplus(1200), HourlyPrice(50_000));
+        assert_eq!(named("t3.micro").surplus(201), HourlyPrice(50));
+    }
+}

@@ -1,0 +1,117 @@
+//! A policy and a market, prepared so that a Pod's decision is comparisons of integers.
+
+use super::ledger::matching;
+use super::market::{Catalog, Market, TypeSpec};
+use super::policy::{Class, Instances, Policy, TypeSelector};
+use super::why::Why;
+use crate::model::{HourlyPrice, Purchase};
+use jiff::Timestamp;
+
+pub(super) const OPTIONS: [Purchase; 4] =
+    [Purchase::OnDemand, Purchase::Spot, Purchase::Burstable, Purchase::CapacityReservation];
+
+pub struct Planner<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) market: &'a Market,
+    /// By name, so that the catalog's order does not matter.
+    pub(super) types: Vec<&'a TypeSpec>,
+    pub(super) zones: Vec<&'a str>,
+    pub(super) classes: Vec<ClassTable>,
+    /// The rest by pool: type x zones + zone.
+    pub(super) spot: Vec<Option<HourlyPrice>>,
+    pub(super) quarantined: [Vec<bool>; OPTIONS.len()],
+    pub(super) commitments: Vec<Vec<usize>>,
+    pub(super) reservations: Vec<u32>,
+    /// The room in each zone's subnets; u32::MAX where nothing is known.
+    pub(super) addresses: Vec<u32>,
+}
+
+/// What a class says of each type and zone, whatever the Pod.
+pub(super) struct ClassTable {
+    pub types: Vec<Result<u32, Why>>,
+    pub zones: Vec<bool>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(policy: &'a Policy, market: &'a Market, now: Timestamp) -> Self {
+        let Market { catalog, spot, reserved_memory_bytes: _, quarantine, free_addresses } = market;
+        let Catalog { region: _, zones, types } = catalog;
+        let mut types: Vec<&TypeSpec> = types.iter().collect();
+        types.sort_by(|a, b| a.name.cmp(&b.name));
+        types.dedup_by(|a, b| a.name == b.name);
+        let mut zones: Vec<&str> = zones.iter().map(String::as_str).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        let pools: Vec<(&TypeSpec, &str)> = types.iter().flat_map(|t| zones.iter().map(|z| (*t, *z))).collect();
+        let short = |option: Purchase| {
+            pools.iter().map(|(t, z)| quarantine.iter().any(|q| q.holds(option, &t.name, z, now))).collect()
+        };
+        let reserved = |(t, z): &(&TypeSpec, &str)| {
+            policy.reservations.iter().filter(|r| r.instance_type == t.name && r.zone == *z).map(|r| r.count).sum()
+        };
+        let table = |class: &Class| ClassTable {
+            types: types.iter().map(|t| judge(&class.instances, t)).collect(),
+            zones: zones
+                .iter()
+                .map(|z| class.placement.zones.as_ref().is_none_or(|allowed| allowed.iter().any(|a| a == z)))
+                .collect(),
+        };
+        Self {
+            classes: policy.classes.iter().map(table).collect(),
+            spot: pools.iter().map(|(t, z)| spot.get(&(t.name.clone(), (*z).to_owned())).copied()).collect(),
+            quarantined: OPTIONS.map(short),
+            commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t, z)).collect(),
+            reservations: pools.iter().map(reserved).collect(),
+            addresses: zones.iter().map(|z| free_addresses.get(*z).copied().unwrap_or(u32::MAX)).collect(),
+            policy,
+            market,
+            types,
+            zones,
+        }
+    }
+}
+
+/// A type's place in the class's order, or why the class doesn't have it.
+fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Why> {
+    let named = |list: &Vec<TypeSelector>| {
+        list.iter().any(|s| matches!(s, TypeSelector::Name(glob) if glob.is_exact() && glob.as_str() == spec.name))
+    };
+    if !rules.allow.iter().all(|list| list.iter().any(|selector| selects(selector, spec))) {
+        return Err(Why::NotAllowed);
+    }
+    if rules.deny.iter().any(|glob| glob.matches(&spec.name)) {
+        return Err(Why::Denied);
+    }
+    if !rules.architectures.is_empty() && !rules.architectures.contains(&spec.architecture) {
+        return Err(Why::Architecture);
+    }
+    let old = |least: u32| spec.generation().is_some_and(|generation| generation < least);
+    if rules.min_generation.is_some_and(old) && !rules.allow.iter().any(named) {
+        return Err(Why::Generation);
+    }
+    if spec.burst.is_some() && !rules.burstable {
+        return Err(Why::Burstable);
+    }
+    if rules.max_cpu_millis.is_some_and(|max| spec.cpu_millis > max) {
+        return Err(Why::AboveMaxVcpu);
+    }
+    if rules.max_memory_bytes.is_some_and(|max| spec.memory_bytes > max) {
+        return Err(Why::AboveMaxMemory);
+    }
+    Ok(rules.listed.as_ref().map_or(0, |list| rank(list, spec)))
+}
+
+pub(super) fn selects(selector: &TypeSelector, spec: &TypeSpec) -> bool {
+    match selector {
+        TypeSelector::Name(glob) => glob.matches(&spec.name),
+        TypeSelector::Size { cpu_millis, memory_bytes } => {
+            spec.cpu_millis == *cpu_millis && spec.memory_bytes == *memory_bytes
+        }
+    }
+}
+
+/// The place in a list of the first selector that has the type.
+pub(super) fn rank(list: &[TypeSelector], spec: &TypeSpec) -> u32 {
+    let place = list.iter().position(|selector| selects(selector, spec));
+    place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
+}

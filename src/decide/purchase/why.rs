@@ -1,0 +1,128 @@
+//! Why a candidate was dropped, in order of how near it came to being bought.
+
+use super::policy::{Limit, Scope};
+use crate::model::HourlyPrice;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    NotAllowed,
+    Denied,
+    Architecture,
+    Generation,
+    Burstable,
+    NotBurstable,
+    AboveMaxVcpu,
+    AboveMaxMemory,
+    NotInAnnotation,
+    TooSmall,
+    AboveBaseline,
+    ZoneNotAllowed,
+    OtherZone,
+    PurchaseNotInAnnotation,
+    NoReservation,
+    NotSpot,
+    SurplusTooDear {
+        surplus: HourlyPrice,
+        max: HourlyPrice,
+    },
+    AbovePercent {
+        price: HourlyPrice,
+        max: HourlyPrice,
+    },
+    OverCap {
+        price: HourlyPrice,
+        cap: HourlyPrice,
+    },
+    TooFewPools {
+        left: u32,
+        wanted: u32,
+    },
+    NotNeeded,
+    NoAddresses,
+    Quarantined,
+    /// The policy's limit of this number.
+    OverLimit {
+        limit: u16,
+        price: HourlyPrice,
+    },
+}
+
+impl Why {
+    /// A CamelCase reason, for status and events.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotAllowed
+            | Self::Denied
+            | Self::Architecture
+            | Self::Generation
+            | Self::Burstable
+            | Self::NotBurstable
+            | Self::AboveMaxVcpu
+            | Self::AboveMaxMemory => "NoInstanceTypeAllowed",
+            Self::NotInAnnotation | Self::PurchaseNotInAnnotation => "NarrowedAway",
+            Self::TooSmall | Self::AboveBaseline => "NoInstanceTypeFits",
+            Self::ZoneNotAllowed | Self::OtherZone => "NoZoneAllowed",
+            Self::NoReservation => "NoCapacityReservation",
+            Self::NotSpot => "NotOfferedAsSpot",
+            Self::SurplusTooDear { .. } | Self::AbovePercent { .. } | Self::OverCap { .. } => "PriceCapExceeded",
+            Self::TooFewPools { .. } => "TooFewSpotPools",
+            Self::NotNeeded => "OnlyAfterCapacityShortage",
+            Self::NoAddresses => "InsufficientFreeAddresses",
+            Self::Quarantined => "InsufficientInstanceCapacity",
+            Self::OverLimit { .. } => "CostLimitReached",
+        }
+    }
+
+    /// It speaks of a shortage that may pass, not of the policy's will.
+    pub fn is_shortage(self) -> bool {
+        matches!(self, Self::Quarantined | Self::NoAddresses | Self::NotSpot)
+    }
+
+    pub fn message(self, limits: &[Limit]) -> String {
+        match self {
+            Self::NotAllowed => "is not among the class's instances".to_owned(),
+            Self::Denied => "is denied".to_owned(),
+            Self::Architecture => "has another architecture".to_owned(),
+            Self::Generation => "is of an older generation than allowed".to_owned(),
+            Self::Burstable => "is burstable, which the class does not allow".to_owned(),
+            Self::NotBurstable => "is not burstable".to_owned(),
+            Self::AboveMaxVcpu => "has more vCPUs than maxVcpu".to_owned(),
+            Self::AboveMaxMemory => "has more memory than maxMemory".to_owned(),
+            Self::NotInAnnotation => "is excluded by the Pod's annotations".to_owned(),
+            Self::TooSmall => "is too small".to_owned(),
+            Self::AboveBaseline => "has too low a CPU baseline for standard credits".to_owned(),
+            Self::ZoneNotAllowed => "the class does not allow the zone".to_owned(),
+            Self::OtherZone => "the Pod must run in another zone".to_owned(),
+            Self::PurchaseNotInAnnotation => "is excluded by the Pod's annotations".to_owned(),
+            Self::NoReservation => "no capacity reservation is free".to_owned(),
+            Self::NotSpot => "no spot price is known".to_owned(),
+            Self::SurplusTooDear { surplus, max } => {
+                format!("surplus credits of ${surplus}/h are above maxSurplusPerHour {max}")
+            }
+            Self::AbovePercent { price, max } => {
+                format!("${price}/h is above maxPercentOfOnDemand, which is ${max}/h here")
+            }
+            Self::OverCap { price, cap } => format!("${price}/h is above the price cap of ${cap}/h"),
+            Self::TooFewPools { left, wanted } => format!("{left} pools are left, minPools is {wanted}"),
+            Self::NotNeeded => "only after a shortage of capacity, and there was none".to_owned(),
+            Self::NoAddresses => "the zone's subnets have no free address".to_owned(),
+            Self::Quarantined => "had no capacity lately".to_owned(),
+            Self::OverLimit { limit, price } => match limits.get(usize::from(limit)) {
+                Some(limit) => format!("${price}/h more would exceed the {}", limit_name(limit)),
+                None => format!("${price}/h more would exceed a limit"),
+            },
+        }
+    }
+}
+
+fn limit_name(limit: &Limit) -> String {
+    let scope = match &limit.scope {
+        Scope::Cluster => "cluster's limit".to_owned(),
+        Scope::Namespace(name) => format!("limit of namespace {name}"),
+        Scope::Class(name) => format!("limit of class {name}"),
+    };
+    let hourly = limit.max_hourly.map(|max| format!("${max}/h"));
+    let instances = limit.max_instances.map(|max| format!("{max} instances"));
+    let amounts: Vec<String> = hourly.into_iter().chain(instances).collect();
+    format!("{scope} ({})", amounts.join(", "))
+}

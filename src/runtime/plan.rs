@@ -1,0 +1,184 @@
+//! `pilotlight plan`: what would be bought for manifests, why, and at what price. No cluster, no account.
+//!
+//! Manifests -> [`manifests`] -> a Demand for each replica -> [`crate::decide::purchase`], as one batch on
+//! an empty account -> [`Report`] -> [`render`].
+//!
+//! Exit codes: 0 all can be bought; 1 something would wait or is refused, or no manifest can be read;
+//! 2 a broken policy, catalog or price list.
+
+mod manifests;
+mod render;
+mod report;
+
+use crate::config::policy::{self, PolicyError};
+use crate::decide::purchase::{Catalog, Ledger, Market, Planner, Policy};
+use jiff::Timestamp;
+use manifests::Manifests;
+use report::Report;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// What an instance keeps for itself, as provider.yaml's `defaults.reservedMemory`.
+const RESERVED_MEMORY: u64 = 128 << 20;
+
+#[derive(clap::Args)]
+pub struct PlanArgs {
+    /// Manifests, or - for the standard input; may be given several times
+    #[arg(short, long, required = true)]
+    filename: Vec<PathBuf>,
+    /// cost-policy.yaml
+    #[arg(long)]
+    policy: PathBuf,
+    /// Types, zones and on-demand prices [default: catalog-ec2.yaml beside the policy]
+    #[arg(long)]
+    catalog: Option<PathBuf>,
+    /// Spot prices, and on-demand prices in place of the catalog's
+    #[arg(long)]
+    prices: Option<PathBuf>,
+    /// The namespace of manifests that name none
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
+    let (policy, market) = match load(args) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            match std::error::Error::source(&error) {
+                Some(source) => eprintln!("pilotlight: {error}: {source}"),
+                None => eprintln!("pilotlight: {error}"),
+            }
+            return ExitCode::from(2);
+        }
+    };
+    match plan(args, &policy, &market, now) {
+        Ok((text, true)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok((text, false)) => {
+            print!("{text}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("pilotlight: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(args: &PlanArgs) -> Result<(Policy, Market), PolicyError> {
+    let beside = || args.policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
+    let mut catalog: Catalog = policy::load_catalog(&args.catalog.clone().unwrap_or_else(beside))?;
+    let spot = match &args.prices {
+        Some(file) => policy::load_prices(file, &mut catalog)?,
+        None => Default::default(),
+    };
+    let policy = policy::load_policy(&args.policy, &catalog)?;
+    Ok((policy, Market { catalog, spot, reserved_memory_bytes: RESERVED_MEMORY, ..Market::default() }))
+}
+
+/// The plan as text, and whether all of it can be bought.
+fn plan(args: &PlanArgs, policy: &Policy, market: &Market, now: Timestamp) -> anyhow::Result<(String, bool)> {
+    let mut manifests = Manifests::default();
+    for file in &args.filename {
+        manifests::read(file, &args.namespace, &mut manifests)?;
+    }
+    if manifests.workloads.is_empty() {
+        anyhow::bail!("the manifests have nothing that makes Pods");
+    }
+    let planner = Planner::new(policy, market, now);
+    let report = Report::new(&planner, market, policy, manifests, &mut Ledger::new(policy));
+    let text = match args.output {
+        Output::Table => render::table(&report),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Yaml => serde_saphyr::to_string(&report)?,
+    };
+    Ok((text, report.totals.waiting == 0 && report.totals.refused == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/cost-policy.yaml");
+
+    fn planned(manifest: &str, output: Output) -> (String, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pods.yaml");
+        std::fs::write(&file, manifest).unwrap();
+        let args = PlanArgs {
+            filename: vec![file],
+            policy: EXAMPLE.into(),
+            catalog: None,
+            prices: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/integration/policy/prices.yaml").into()),
+            namespace: "default".into(),
+            output,
+        };
+        let (policy, market) = load(&args).unwrap();
+        plan(&args, &policy, &market, "2026-11-23T12:00:00Z".parse().unwrap()).unwrap()
+    }
+
+    const WEB: &str = "kind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 6\n  template:\n    metadata: {labels: {app: web}}\n    \
+                       spec: {containers: [{name: web, image: web, resources: {requests: {cpu: 1, memory: 1Gi}}}]}\n";
+
+    #[test]
+    fn a_deployment_is_mixed_and_costs_less_than_on_demand() {
+        let (text, bought) = planned(WEB, Output::Json);
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(bought);
+        let options: Vec<_> =
+            report["replicas"].as_array().unwrap().iter().map(|r| r["purchase"].as_str().unwrap()).collect();
+        // base 2 + ceil(30 % of 4) on demand.
+        assert_eq!(options.iter().filter(|o| **o == "on-demand").count(), 4, "{options:?}");
+        assert_eq!(report["totals"]["onDemandHourly"], "0.51");
+        assert!(
+            report["replicas"][0]["notTaken"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|why| { why["type"] == "t3.nano" && why["message"].as_str().unwrap().contains("not among") })
+        );
+    }
+
+    #[test]
+    fn the_table_says_what_where_why_and_the_saving() {
+        let (text, _) = planned(WEB, Output::Table);
+        for part in
+            ["Deployment default/web", "c6i.large", "us-east-1a", "/month", "saved", "not among the class's instances"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn yaml_has_the_same_as_json() {
+        let (yaml, _) = planned(WEB, Output::Yaml);
+        let (json, _) = planned(WEB, Output::Json);
+        let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(yaml, json);
+    }
+
+    #[test]
+    fn an_unsupported_field_and_a_pod_too_large_are_said_and_fail_the_plan() {
+        let device =
+            WEB.replace("name: web, image: web", "name: web, image: web, volumeDevices: [{name: d, devicePath: /d}]");
+        let (text, bought) = planned(&device, Output::Table);
+        assert!(!bought && text.contains("spec.containers[web].volumeDevices[d]"), "{text}");
+        let (text, bought) = planned(&WEB.replace("1Gi", "100Gi"), Output::Table);
+        assert!(!bought && text.contains("too small") && text.contains("waits"), "{text}");
+    }
+}

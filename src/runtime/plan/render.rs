@@ -1,0 +1,147 @@
+//! The plan as a table for people.
+
+use super::report::{NotTaken, Replica, Report, Status, monthly, saved_percent};
+use crate::model::HourlyPrice;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const HEAD: [&str; 9] = ["WORKLOAD", "POD", "CLASS", "PURCHASE", "TYPE", "ZONE", "$/HOUR", "$/MONTH", "SAVED"];
+
+pub fn table(report: &Report) -> String {
+    let rows: Vec<[String; 9]> =
+        std::iter::once(HEAD.map(str::to_owned)).chain(report.replicas.iter().map(row)).collect();
+    let widths: [usize; 9] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        line(&mut text, cells.join("  ").trim_end());
+    }
+    reasons(report, &mut text);
+    let totals = &report.totals;
+    line(&mut text, "");
+    line(
+        &mut text,
+        &format!(
+            "{} Pods bought, {} wait, {} refused: ${}/hour, ${}/month; plain on-demand ${}/month: {} % saved",
+            totals.bought,
+            totals.waiting,
+            totals.refused,
+            totals.hourly,
+            cents(totals.monthly),
+            cents(totals.on_demand_monthly),
+            totals.saved_percent,
+        ),
+    );
+    if !report.skipped.is_empty() {
+        line(&mut text, &format!("No Pods are made by {}", report.skipped.join(", ")));
+    }
+    text
+}
+
+fn row(replica: &Replica) -> [String; 9] {
+    let none = || "-".to_owned();
+    let class = replica.class.clone().unwrap_or_else(none);
+    let (workload, pod) = (replica.workload.clone(), replica.replica.to_string());
+    match (&replica.bought, replica.status) {
+        (Some(bought), _) => [
+            workload,
+            pod,
+            class,
+            bought.purchase.to_owned(),
+            bought.instance_type.clone(),
+            bought.zone.clone(),
+            bought.hourly.to_string(),
+            cents(monthly(bought.hourly)),
+            format!("{} %", saved_percent(bought.hourly, bought.on_demand_hourly)),
+        ],
+        (None, status) => {
+            let status = if status == Status::Refused { "refused" } else { "waits" };
+            [workload, pod, class, status.to_owned(), none(), none(), none(), none(), none()]
+        }
+    }
+}
+
+/// For each workload: why it waits or is refused, what was not taken and why. What several of its Pods
+/// share is said once.
+fn reasons(report: &Report, text: &mut String) {
+    let mut workloads: Vec<&str> = report.replicas.iter().map(|r| r.workload.as_str()).collect();
+    workloads.dedup();
+    for workload in workloads {
+        let mut said: Vec<(Vec<String>, Vec<u32>)> = Vec::new();
+        for replica in report.replicas.iter().filter(|r| r.workload == workload) {
+            let lines = explanation(replica);
+            match said.iter_mut().find(|(other, _)| *other == lines) {
+                Some((_, pods)) => pods.push(replica.replica),
+                None => said.push((lines, vec![replica.replica])),
+            }
+        }
+        for (lines, pods) in said.into_iter().filter(|(lines, _)| !lines.is_empty()) {
+            line(text, "");
+            line(text, &format!("{workload}, Pods {}:", ranges(&pods)));
+            lines.iter().for_each(|one| line(text, &format!("  {one}")));
+        }
+    }
+}
+
+fn explanation(replica: &Replica) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(bought) = &replica.bought {
+        let mut taken = format!("taken: {} {} at ${}/h", bought.purchase, bought.instance_type, bought.hourly);
+        if bought.surplus_hourly > HourlyPrice(0) {
+            let _ = write!(taken, ", CPU credits of ${}/h in it", bought.surplus_hourly);
+        }
+        if bought.covered {
+            taken.push_str(", after commitments");
+        }
+        let _ = write!(taken, "; plain on-demand: {} at ${}/h", bought.on_demand_type, bought.on_demand_hourly);
+        lines.push(taken);
+    } else {
+        let word = if replica.status == Status::Refused { "refused" } else { "waits" };
+        let reason = replica.reason.as_deref().unwrap_or_default();
+        lines.extend(replica.messages.iter().map(|message| format!("{word}: {reason}: {message}")));
+    }
+    // One line for each message, with all it is said of.
+    let mut grouped: BTreeMap<(&str, Option<&str>), Vec<String>> = BTreeMap::new();
+    for not_taken in &replica.not_taken {
+        let subjects = grouped.entry((&not_taken.message, not_taken.purchase)).or_default();
+        subjects.push(subject(not_taken));
+    }
+    lines.extend(grouped.into_iter().map(|((message, purchase), subjects)| {
+        let subjects: Vec<String> = subjects.into_iter().filter(|s| !s.is_empty()).collect();
+        let purchase = purchase.map(|p| format!("{p} ")).unwrap_or_default();
+        format!("not taken: {purchase}{}{}{message}", subjects.join(", "), if subjects.is_empty() { "" } else { ": " })
+    }));
+    lines
+}
+
+fn subject(not_taken: &NotTaken) -> String {
+    match (&not_taken.instance_type, &not_taken.zone) {
+        (Some(name), Some(zone)) => format!("{name} in {zone}"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+/// `0-3, 5`
+fn ranges(numbers: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let show = |(first, last): &(u32, u32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+/// To the cent, half a cent upwards.
+fn cents(price: HourlyPrice) -> String {
+    let cents = price.0.saturating_add(5000) / 10_000;
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
+
+fn line(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}

@@ -1,0 +1,265 @@
+//! What `pilotlight plan` says, whatever the format.
+
+use super::manifests::{Manifests, Workload, allowed_values};
+use crate::decide::desired::pod_size;
+use crate::decide::purchase::policy::{Architecture, Sizing};
+use crate::decide::purchase::{Decision, Demand, Dropped, Ledger, Market, Outcome, Planner, Policy};
+use crate::kube::intent::pod_spec;
+use crate::model::{HourlyPrice, Purchase};
+use serde::Serialize;
+
+/// Hours, as AWS reckons a month.
+const MONTH: u64 = 730;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub region: String,
+    pub replicas: Vec<Replica>,
+    pub totals: Totals,
+    /// Objects that make no Pods.
+    pub skipped: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replica {
+    /// `Deployment default/web`
+    pub workload: String,
+    pub replica: u32,
+    pub status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(flatten)]
+    pub bought: Option<Bought>,
+    /// Why it waits or is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_taken: Vec<NotTaken>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Status {
+    Bought,
+    /// Nothing may be bought for it now.
+    Waits,
+    /// It has fields that are not supported.
+    Refused,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bought {
+    pub purchase: &'static str,
+    #[serde(rename = "type")]
+    pub instance_type: String,
+    pub zone: String,
+    pub hourly: HourlyPrice,
+    pub monthly: HourlyPrice,
+    /// Of `hourly`, what CPU credits cost at most.
+    pub surplus_hourly: HourlyPrice,
+    /// A commitment pays a part.
+    pub covered: bool,
+    /// The cheapest that holds the Pod without a policy: on demand, not burstable.
+    pub on_demand_type: String,
+    pub on_demand_hourly: HourlyPrice,
+    /// What follows if there is no capacity: `c6i.large in us-east-1b`.
+    pub next: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotTaken {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purchase: Option<&'static str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub instance_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    pub bought: u32,
+    pub waiting: u32,
+    pub refused: u32,
+    pub hourly: HourlyPrice,
+    pub monthly: HourlyPrice,
+    pub on_demand_hourly: HourlyPrice,
+    pub on_demand_monthly: HourlyPrice,
+    /// Of the on-demand price; negative where the policy costs more.
+    pub saved_percent: i64,
+}
+
+impl Report {
+    pub fn new(planner: &Planner, market: &Market, policy: &Policy, from: Manifests, ledger: &mut Ledger) -> Self {
+        let mut demands = Vec::new();
+        let mut replicas = Vec::new();
+        for workload in &from.workloads {
+            let subject = format!("{} {}/{}", workload.kind, workload.namespace, workload.name);
+            match demand(workload) {
+                Ok(demand) => {
+                    for replica in 0..workload.replicas {
+                        // The batch is decided in the order of the UIDs: that of the manifests.
+                        let uid = format!("{:08}", replicas.len());
+                        demands.push((replicas.len(), Demand { uid, ..demand.clone() }));
+                        replicas.push(Replica::empty(&subject, replica, Status::Waits));
+                    }
+                }
+                Err(messages) => {
+                    let refused = Replica::empty(&subject, 0, Status::Refused);
+                    replicas.push(Replica { reason: Some("UnsupportedField".to_owned()), messages, ..refused });
+                }
+            }
+        }
+        let (places, batch): (Vec<usize>, Vec<Demand>) = demands.into_iter().unzip();
+        let decisions = planner.decide_all(&batch, ledger);
+        for ((place, demand), decision) in places.into_iter().zip(&batch).zip(decisions) {
+            replicas[place].fill(planner, market, policy, demand, decision);
+        }
+        let totals = Totals::of(&replicas);
+        Self { region: market.catalog.region.clone(), replicas, totals, skipped: from.skipped }
+    }
+}
+
+impl Replica {
+    fn empty(workload: &str, replica: u32, status: Status) -> Self {
+        Self {
+            workload: workload.to_owned(),
+            replica,
+            status,
+            class: None,
+            bought: None,
+            reason: None,
+            messages: Vec::new(),
+            not_taken: Vec::new(),
+        }
+    }
+
+    fn fill(&mut self, planner: &Planner, market: &Market, policy: &Policy, demand: &Demand, decision: Decision) {
+        self.not_taken = decision.dropped.iter().map(|dropped| not_taken(planner, policy, dropped)).collect();
+        self.class = Some(decision.class);
+        let choice = match decision.outcome {
+            Outcome::Plan(choice) => choice,
+            Outcome::Pend(pend) => {
+                self.reason = Some(pend.reason.to_owned());
+                self.messages.push(pend.message);
+                return;
+            }
+        };
+        self.status = Status::Bought;
+        let (on_demand_type, on_demand_hourly) = plain(market, policy, demand)
+            .unwrap_or_else(|| (choice.instance_type.clone(), planner.type_of(choice.pool.instance_type).on_demand));
+        let name = |pool: &crate::decide::purchase::PoolId| {
+            format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
+        };
+        self.bought = Some(Bought {
+            purchase: choice.option.as_str(),
+            instance_type: choice.instance_type,
+            zone: choice.zone,
+            hourly: choice.price,
+            monthly: monthly(choice.price),
+            surplus_hourly: choice.surplus,
+            covered: choice.drawn.is_some(),
+            on_demand_type,
+            on_demand_hourly,
+            next: choice.alternatives.iter().map(name).collect(),
+        });
+    }
+}
+
+impl Totals {
+    fn of(replicas: &[Replica]) -> Self {
+        let mut totals = Self::default();
+        for replica in replicas {
+            match replica.status {
+                Status::Bought => totals.bought += 1,
+                Status::Waits => totals.waiting += 1,
+                Status::Refused => totals.refused += 1,
+            }
+            if let Some(bought) = &replica.bought {
+                totals.hourly.0 += bought.hourly.0;
+                totals.on_demand_hourly.0 += bought.on_demand_hourly.0;
+            }
+        }
+        totals.monthly = monthly(totals.hourly);
+        totals.on_demand_monthly = monthly(totals.on_demand_hourly);
+        totals.saved_percent = saved_percent(totals.hourly, totals.on_demand_hourly);
+        totals
+    }
+}
+
+/// Towards zero, so that no saving is said that isn't there.
+pub fn saved_percent(paid: HourlyPrice, plain: HourlyPrice) -> i64 {
+    let saved = i128::from(plain.0) - i128::from(paid.0);
+    if plain.0 == 0 { 0 } else { i64::try_from(saved * 100 / i128::from(plain.0)).unwrap_or(i64::MIN) }
+}
+
+pub fn monthly(hourly: HourlyPrice) -> HourlyPrice {
+    HourlyPrice(hourly.0.saturating_mul(MONTH))
+}
+
+/// What the workload's Pods ask for, or the fields that are not supported.
+fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
+    let metadata = workload.template.metadata.clone().unwrap_or_default();
+    let spec = workload.template.spec.clone().unwrap_or_default();
+    let intent = pod_spec(&spec).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let size = pod_size(&intent);
+    let architecture = match allowed_values(&spec, "kubernetes.io/arch").as_deref() {
+        Some([one]) if one == "amd64" => Some(Architecture::Amd64),
+        Some([one]) if one == "arm64" => Some(Architecture::Arm64),
+        Some(values) if !values.iter().any(|v| v == "amd64" || v == "arm64") => {
+            return Err(vec![format!("kubernetes.io/arch: {values:?} is not supported: expected amd64 or arm64")]);
+        }
+        _ => None,
+    };
+    Ok(Demand {
+        uid: String::new(),
+        namespace: workload.namespace.clone(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations: metadata.annotations.unwrap_or_default(),
+        owner: workload.owner_kind.map(|kind| (kind.to_owned(), workload.name.clone())),
+        cpu_millis: size.cpu_millis,
+        memory_bytes: size.memory_bytes,
+        zones: allowed_values(&spec, "topology.kubernetes.io/zone"),
+        architecture,
+    })
+}
+
+/// The cheapest type that holds what the Pod asks for, as if there were no policy: on demand, not
+/// burstable, of the Pod's architecture or those of the policy's defaults.
+fn plain(market: &Market, policy: &Policy, demand: &Demand) -> Option<(String, HourlyPrice)> {
+    let defaults = policy.classes.last()?;
+    let (Sizing::Requests { cpu_millis, memory_bytes } | Sizing::Override { cpu_millis, memory_bytes }) =
+        defaults.sizing;
+    let cpu = demand.cpu_millis.unwrap_or(cpu_millis);
+    let memory = demand.memory_bytes.unwrap_or(memory_bytes).saturating_add(market.reserved_memory_bytes);
+    let allowed = &defaults.instances.architectures;
+    let runs = |architecture: Architecture| match demand.architecture {
+        Some(own) => own == architecture,
+        None => allowed.is_empty() || allowed.contains(&architecture),
+    };
+    let holds = market
+        .catalog
+        .types
+        .iter()
+        .filter(|t| t.burst.is_none() && runs(t.architecture) && t.cpu_millis >= cpu && t.memory_bytes >= memory);
+    holds.min_by_key(|t| (t.on_demand, &t.name)).map(|t| (t.name.clone(), t.on_demand))
+}
+
+fn not_taken(planner: &Planner, policy: &Policy, dropped: &Dropped) -> NotTaken {
+    NotTaken {
+        purchase: dropped.option.map(Purchase::as_str),
+        instance_type: dropped.instance_type.map(|id| planner.type_of(id).name.clone()),
+        zone: dropped.zone.map(|id| planner.zone(id).to_owned()),
+        reason: dropped.why.reason(),
+        message: dropped.why.message(&policy.limits),
+    }
+}
