@@ -12,6 +12,7 @@
 //!
 //! A start is measured from before the create call until one watch shows the Pod Running; an end from
 //! before the delete call (1 s of grace, which `sleep` as PID 1 uses up) until the watch shows it gone.
+//! A kubelet gives no less than 2 s (kuberuntime: minimumGracePeriodInSeconds), and so does the agent.
 //! Then a batch of Pods on either node: memory, CPU time, and the requests that the API server's audit
 //! log shows. Prints a table, writes JSON, judges nothing: figures depend on the machine.
 
