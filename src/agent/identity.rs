@@ -2,7 +2,7 @@
 //! certificate for it.
 //!
 //! ```text
-//!   no file, or not ours ---register (token, once)---> identity file <---renew at 2/3 of its life---+
+//!   no file, or not ours ---register (token, once)---> identity file <---renew at 1/8 of its life---+
 //!   file, certificate in time -------------------------^      |                                     |
 //!                                                             +-------------------------------------+
 //! ```
@@ -102,9 +102,10 @@ impl Identity {
         write_atomic(&path(config), text.as_bytes(), 0o600).map_err(failed)
     }
 
-    /// Until two thirds of the certificate's life are over.
+    /// Until an eighth of the certificate's life is over: with 24 hours, a provider may be away for
+    /// 21 of them before its agents are strangers.
     pub fn renew_in(&self) -> Duration {
-        let due = self.not_before + self.not_after.saturating_sub(self.not_before) / 3 * 2;
+        let due = self.not_before + self.not_after.saturating_sub(self.not_before) / 8;
         Duration::from_secs(due.saturating_sub(unix_now()))
     }
 }

@@ -17,12 +17,15 @@
 //! cloud's list and the agents' reports, nothing here is remembered by us alone.
 
 use crate::decide::status::{PodStatus, Reason};
-use crate::model::{Deletion, InstanceRecord, InstanceState, PodIntent, PodReport, Stop};
+use crate::model::{ContainerState, Deletion, InstanceRecord, InstanceState, PodIntent, PodReport, Stop};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long after the end of the grace period an agent may stay silent before its instance is ended
 /// without it.
 pub const SILENT_AGENT: SignedDuration = SignedDuration::from_secs(30);
+
+/// The same for an agent that answers but does not get the Pod stopped: its runtime may be beyond help.
+pub const STUCK_AGENT: SignedDuration = SignedDuration::from_secs(120);
 
 /// What is known of one Pod.
 #[derive(Clone, Debug)]
@@ -95,8 +98,9 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
             None | Some(Backing::Gone { .. }) => rest(Step::Finalize),
             Some(_) if terminated => rest(Step::Finalize),
             Some(Backing::Alive { connected, .. }) => {
-                let give_up = deletion.deadline.saturating_add(SILENT_AGENT).unwrap_or(Timestamp::MAX);
-                if now >= give_up && !connected {
+                let patience = if *connected { STUCK_AGENT } else { SILENT_AGENT };
+                let give_up = deletion.deadline.saturating_add(patience).unwrap_or(Timestamp::MAX);
+                if now >= give_up {
                     return rest(Step::Finalize);
                 }
                 let stop = Stop { deletion, reason: "deleted".to_owned() };
@@ -160,8 +164,16 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
 /// A completed Pod's instance: kept for its logs, then released, so that nobody pays for a Job that
 /// ended yesterday.
 fn kept(view: &View, now: Timestamp) -> Plan {
-    let ended =
-        view.status.into_iter().flat_map(|s| s.conditions.iter()).find(|c| c.kind == "Ready").map_or(now, |c| c.since);
+    let containers = view.status.into_iter().flat_map(|s| s.init_containers.iter().chain(&s.containers));
+    let last_end = containers.filter_map(|c| match &c.state {
+        ContainerState::Terminated(t) => Some(t.finished_at),
+        _ => c.last.as_ref().map(|t| t.finished_at),
+    });
+    let unready = || {
+        let ready = view.status?.conditions.iter().find(|c| c.kind == "Ready")?;
+        Some(ready.since)
+    };
+    let ended = last_end.max().or_else(unready).unwrap_or(now);
     let until = ended.saturating_add(view.keep_completed).unwrap_or(Timestamp::MAX);
     if now >= until {
         Plan { step: Step::Release, failed: None, wake_at: None }

@@ -99,8 +99,9 @@ impl Waiting {
         match self {
             Self::Launching { instance_type } => format!("waiting for an instance of type {instance_type}"),
             Self::TooLarge { message } => message.clone(),
-            Self::NoCapacity { instance_type, until } => {
-                format!("the cloud has no {instance_type} now; trying again at {until:.0}")
+            // No time in it: each new one would be a new event.
+            Self::NoCapacity { instance_type, .. } => {
+                format!("the cloud has no {instance_type} now; it is asked again")
             }
             Self::LimitReached => "the node's limit of Pods is reached".to_owned(),
         }

@@ -74,6 +74,21 @@ pub struct PodStatus {
 }
 
 impl PodStatus {
+    /// The instance that it names: only a node can have written it.
+    pub fn instance(&self) -> Option<&str> {
+        let condition = self.conditions.iter().find(|c| c.kind == INSTANCE_READY && c.status)?;
+        condition.message.as_deref()
+    }
+
+    fn holds(&self, kind: &str) -> bool {
+        self.conditions.iter().any(|c| c.kind == kind && c.status)
+    }
+
+    /// Something of it runs or ran.
+    pub fn ran(&self) -> bool {
+        self.init_containers.iter().chain(&self.containers).any(|c| c.container_id.is_some())
+    }
+
     /// What the API server shows is what we mean. It may show conditions and annotations of others
     /// besides, and an old one drops observedGeneration.
     pub fn agrees_with(&self, api: &PodStatus) -> bool {
@@ -112,6 +127,10 @@ pub struct Facts<'a> {
     pub previous: Option<&'a PodStatus>,
     /// Conditions of others that are True, for readiness gates.
     pub gates: &'a BTreeMap<String, bool>,
+    /// Its agent was not heard for a while: nobody knows whether it serves.
+    pub silent: bool,
+    /// Its object goes now: whatever it was, it is over.
+    pub ended: bool,
 }
 
 /// See the module's page.
@@ -125,9 +144,10 @@ pub fn status(facts: &Facts, now: Timestamp) -> PodStatus {
     let (init_containers, containers) = container_statuses(spec, facts, now);
     let mut phase = phase(spec, facts.report.is_some(), &init_containers, &containers);
     // Stopped for good although its policy would restart it: the exit codes decide, as in getPhase.
-    if facts.report.is_some_and(|r| r.terminated) && !phase.is_terminal() {
+    if (facts.ended || facts.report.is_some_and(|r| r.terminated)) && !phase.is_terminal() {
         let succeeded = |c: &ContainerReport| matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0);
-        phase = if containers.iter().all(succeeded) { Phase::Succeeded } else { Phase::Failed };
+        phase =
+            if !containers.is_empty() && containers.iter().all(succeeded) { Phase::Succeeded } else { Phase::Failed };
     }
     let waiting = refused.as_ref().or(facts.waiting);
     if facts.failed.is_some() {
@@ -256,7 +276,8 @@ fn never_started(spec: &PodSpec, container: &crate::model::ContainerSpec, waitin
 
 /// kubelet's `getPhase` (pkg/kubelet/kubelet_pods.go, Kubernetes 1.37).
 pub fn phase(spec: &PodSpec, reported: bool, init: &[ContainerReport], app: &[ContainerReport]) -> Phase {
-    if !reported && init.iter().chain(app).all(|c| matches!(c.state, ContainerState::Waiting { .. })) {
+    let never_ran = |c: &ContainerReport| matches!(c.state, ContainerState::Waiting { .. }) && c.last.is_none();
+    if !reported && init.iter().chain(app).all(never_ran) {
         return Phase::Pending;
     }
     let any_app_ran = app.iter().any(|c| !matches!(c.state, ContainerState::Waiting { .. }) || c.last.is_some());
@@ -354,6 +375,8 @@ fn conditions(
         Err(reason("PodFailed", String::new()))
     } else if facts.intent.spec.is_err() {
         Err(reason("UnsupportedField", String::new()))
+    } else if facts.silent {
+        Err(reason("InstanceSilent", "the agent of the Pod's instance has not been heard".to_owned()))
     } else if !unready.is_empty() {
         Err(reason("ContainersNotReady", format!("containers with unready status: [{}]", listed(unready))))
     } else {
@@ -373,7 +396,11 @@ fn conditions(
         )),
         Ok(_) => Ok(None),
     };
-    let sandbox = facts.report.is_some_and(|r| r.sandbox_ready_at.is_some() && !r.terminated) && !terminal;
+    let sandbox = match facts.report {
+        Some(report) => report.sandbox_ready_at.is_some() && !report.terminated,
+        // What the predecessor of this provider saw stands until the agent says otherwise.
+        None => facts.instance.is_some() && facts.previous.is_some_and(|p| p.holds("PodReadyToStartContainers")),
+    } && !terminal;
     let backed = match (facts.instance, waiting) {
         (Some(_), _) => Ok(None),
         (None, waiting) => Err(waiting.cloned().or_else(|| facts.failed.cloned())),
@@ -394,6 +421,11 @@ fn conditions(
         disruption.reason = Some("TerminationByKubelet".to_owned());
         disruption.message = Some(failed.message.clone());
         list.push(disruption);
+    }
+    if let Some(instance) = facts.instance {
+        // Read back by `PodStatus::instance`: unlike the annotation, nobody else can write it.
+        list[0].reason = Some("InstanceBound".to_owned());
+        list[0].message = Some(instance.id.to_string());
     }
     for condition in &mut list {
         let before = facts.previous.and_then(|p| p.conditions.iter().find(|c| c.kind == condition.kind));

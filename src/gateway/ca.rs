@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How long an agent's certificate is good. Renewed at two thirds; long enough to outlast a provider
+/// How long an agent's certificate is good. Renewed at an eighth; long enough to outlast a provider
 /// that is down for a night, short enough to need no revocation list.
 pub const AGENT_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -52,6 +52,8 @@ pub enum IdentityError {
     NotSigned { name: String, signer: &'static str, seconds: u64 },
     #[error("a key or request for {name} could not be made")]
     Crypto { name: String, source: rcgen::Error },
+    #[error("the API server does not know the kept certificate of {0}; a new one is asked for")]
+    Stranger(String),
     #[error("{} cannot be written", path.display())]
     Save { path: PathBuf, source: std::io::Error },
 }
@@ -102,6 +104,20 @@ pub async fn serving_identity(
 ) -> Result<Identity, IdentityError> {
     let request = Request { signer: "kubernetes.io/kubelet-serving", usage: "server auth", node, ips: &[ip] };
     obtain(node_client, provider, dir, &request).await
+}
+
+/// Whether the API server refuses this identity (401): its certificate is of another authority.
+pub async fn is_stranger(client: &Client, node: &NodeName) -> bool {
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
+    matches!(nodes.get_opt(node.as_str()).await, Err(kube::Error::Api(status)) if status.code == 401)
+}
+
+/// Forgets what is kept of a node's identity.
+pub fn forget(dir: &Path, node: &NodeName) {
+    for suffix in ["client", "serving"] {
+        // Absent is as good as removed; anything else shows when the new one is saved.
+        drop(std::fs::remove_file(dir.join(format!("{node}.{suffix}.pem"))));
+    }
 }
 
 struct Request<'a> {

@@ -300,7 +300,10 @@ async fn watch_object<T: Kind>(shared: Arc<Shared>, client: Client, key: ObjectK
         match event {
             None => return,
             Some(Ok(event)) => {
-                failures = 0;
+                // Init comes before each attempt, also one that fails: it proves nothing.
+                if !matches!(event, watcher::Event::Init) {
+                    failures = 0;
+                }
                 match event {
                     watcher::Event::Init => found = false,
                     watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {

@@ -14,6 +14,8 @@ pub struct FoundPod {
     pub containers: Vec<String>,
     /// Something of it runs: it belongs in /runningpods/.
     pub running: bool,
+    /// It ran, and its instance has been let go: its logs went with it.
+    pub released: bool,
     /// The Pod as JSON.
     pub object: Arc<str>,
 }

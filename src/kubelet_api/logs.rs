@@ -27,6 +27,12 @@ pub(super) async fn logs(
         return Err(Failure::not_found(format!("container \"{container}\" not found in pod \"{pod_name}\"")));
     }
     let Some(instance) = &pod.instance else {
+        if pod.released {
+            let why = format!(
+                "the instance of pod \"{pod_name}\" has been released, its logs with it (keepCompletedPods says after how long)"
+            );
+            return Err(Failure::new(StatusCode::BAD_REQUEST, why));
+        }
         let why = format!("container \"{container}\" in pod \"{pod_name}\" is waiting to start: ContainerCreating");
         return Err(Failure::new(StatusCode::BAD_REQUEST, why));
     };

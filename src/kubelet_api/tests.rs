@@ -61,6 +61,7 @@ fn pod(name: &str, instance: Option<&str>) -> FoundPod {
         uid: PodUid::new(format!("uid-{name}")),
         instance: instance.map(InstanceId::new),
         containers: vec!["app".into()],
+        released: false,
         running: instance.is_some(),
         object: format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}").into(),
     }

@@ -16,6 +16,8 @@ pub struct DirectoryEntry {
     pub containers: Vec<String>,
     /// Something of it runs or ran.
     pub started: bool,
+    /// It ran, and its instance has been let go: its logs went with it.
+    pub released: bool,
     /// The Pod as JSON.
     pub object: Arc<str>,
 }

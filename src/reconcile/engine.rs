@@ -8,7 +8,7 @@ use crate::ports::{AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSourc
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Facts taken up before deciding: a burst of Pods is placed together.
@@ -17,6 +17,8 @@ const BATCH: usize = 512;
 const GATHER: Duration = Duration::from_millis(5);
 /// How often the cloud is asked for all instances.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(2);
+/// A cloud that takes longer does not answer.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the engine needs of the world outside.
 pub struct EngineConfig {
@@ -46,6 +48,7 @@ pub struct Engine {
     results: mpsc::Receiver<Fact>,
     reply: mpsc::Sender<Fact>,
     tasks: TaskTracker,
+    describing: Arc<Semaphore>,
     /// Connections of agents whose instance is not known yet.
     early: BTreeMap<InstanceId, Option<(PodUid, Generation)>>,
 }
@@ -53,7 +56,15 @@ pub struct Engine {
 impl Engine {
     pub fn new(config: EngineConfig, input: Input) -> Self {
         let (reply, results) = mpsc::channel(1024);
-        Self { config, input, results, reply, tasks: TaskTracker::new(), early: BTreeMap::new() }
+        Self {
+            config,
+            input,
+            results,
+            reply,
+            tasks: TaskTracker::new(),
+            describing: Arc::new(Semaphore::new(1)),
+            early: BTreeMap::new(),
+        }
     }
 
     /// Runs until cancelled.
@@ -79,7 +90,7 @@ impl Engine {
                 _ = self.input.agents.recv_many(&mut agents, BATCH) => {}
                 _ = self.input.refs.recv_many(&mut refs, BATCH) => {}
                 _ = self.results.recv_many(&mut results, BATCH) => {}
-                _ = describe.tick() => self.describe(world.begin_round()),
+                _ = describe.tick() => self.describe(&mut world),
                 () = wake => {}
             }
             let now = Timestamp::now();
@@ -160,26 +171,28 @@ impl Engine {
         self.config.directory.set(name, entry);
     }
 
-    fn describe(&self, round: u64) {
+    /// Asks the cloud, unless it still owes an answer.
+    fn describe(&mut self, world: &mut World) {
+        let Ok(turn) = Arc::clone(&self.describing).try_acquire_owned() else { return };
+        let round = world.begin_round();
         let cloud = Arc::clone(&self.config.cloud);
         let reply = self.reply.clone();
         let answers = self.config.cloud_answers.clone();
         self.tasks.spawn(async move {
-            match cloud.describe().await {
-                Ok(records) => drop(reply.send(Fact::Instances { round, records }).await),
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the cloud did not describe its instances"
-                    );
-                    answers.send_if_modified(|known| {
-                        let next = Err(error.to_string());
-                        let changed = *known != next;
-                        *known = next;
-                        changed
-                    });
-                }
-            }
+            let answer = tokio::time::timeout(DESCRIBE_TIMEOUT, cloud.describe()).await;
+            drop(turn);
+            let why = match answer {
+                Ok(Ok(records)) => return drop(reply.send(Fact::Instances { round, records }).await),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("the cloud did not describe its instances within {} s", DESCRIBE_TIMEOUT.as_secs()),
+            };
+            tracing::warn!(why, "the cloud does not answer");
+            answers.send_if_modified(|known| {
+                let next = Err(why);
+                let changed = *known != next;
+                *known = next;
+                changed
+            });
         });
     }
 

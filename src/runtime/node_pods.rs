@@ -27,6 +27,7 @@ fn found(name: ObjectName, entry: DirectoryEntry) -> FoundPod {
         name,
         uid: entry.uid,
         running: entry.started && entry.instance.is_some(),
+        released: entry.released,
         instance: entry.instance,
         containers: entry.containers,
         object: entry.object,

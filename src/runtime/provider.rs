@@ -138,9 +138,13 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
             Ok("the node object")
         });
     }
+    let client_ca_pem = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        found = client_ca(provider.clone()) => found?,
+    };
     let kubelet_apis = KubeletApis {
         address: config.address,
-        client_ca_pem: client_ca(provider.clone()).await?,
+        client_ca_pem,
         clients,
         directory,
         link,
@@ -183,7 +187,6 @@ async fn supervise(mut tasks: JoinSet<anyhow::Result<&'static str>>, cancel: &Ca
         cancel.cancel();
         match ended {
             Ok(Ok(_)) if asked => {}
-            Ok(Ok("a signal")) => tracing::info!("asked to end; instances keep running"),
             Ok(Ok(name)) if verdict.is_ok() => verdict = Err(anyhow::anyhow!("{name} ended")),
             Ok(Err(error)) if verdict.is_ok() => verdict = Err(error),
             Err(panic) if verdict.is_ok() => verdict = Err(panic.into()),
@@ -199,9 +202,11 @@ async fn signals(cancel: CancellationToken) -> anyhow::Result<&'static str> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         () = cancel.cancelled() => {}
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = term.recv() => tracing::info!("asked to end; instances keep running"),
+        _ = interrupt.recv() => tracing::info!("asked to end; instances keep running"),
     }
+    // Also while the provider still starts, when nobody waits for this task yet.
+    cancel.cancel();
     Ok("a signal")
 }
 
@@ -218,6 +223,11 @@ async fn node_identity(
         let made = async {
             let own = identity::client_identity(provider, pki, &node.name).await?;
             let client = identity::node_client(kube_config, &own)?;
+            if identity::is_stranger(&client, &node.name).await {
+                // Of another cluster, or of one that was made anew under the same address.
+                identity::forget(pki, &node.name);
+                return Err(identity::IdentityError::Stranger(node.name.to_string()));
+            }
             let serving = identity::serving_identity(&client, provider, pki, &node.name, config.address).await?;
             let renew = [&own, &serving].into_iter().filter_map(identity::renew_at).min();
             Ok::<_, identity::IdentityError>((client, serving, renew.unwrap_or(jiff::Timestamp::MAX)))

@@ -181,6 +181,8 @@ impl Case {
             failed: None,
             previous,
             gates,
+            silent: false,
+            ended: false,
         }
     }
 }

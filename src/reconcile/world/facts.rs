@@ -1,0 +1,99 @@
+//! What goes into the world and what comes out.
+
+use super::super::DirectoryEntry;
+use crate::decide::desired::Refs;
+use crate::decide::placement::Pool;
+use crate::decide::status::PodStatus;
+use crate::model::{
+    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, InstanceType, NodeName, ObjectName, PodIntent,
+    PodReport, PodUid,
+};
+use crate::ports::{PodEvent, PodSeen};
+use jiff::{SignedDuration, Timestamp};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// What never changes while a provider runs.
+#[derive(Clone, Debug)]
+pub struct WorldConfig {
+    pub zones: BTreeMap<NodeName, String>,
+    pub address: IpAddr,
+    pub types: Vec<InstanceType>,
+    pub standby: BTreeMap<Pool, u32>,
+    pub default_cpu_millis: u64,
+    pub default_memory_bytes: u64,
+    pub reserved_memory_bytes: u64,
+    pub pods_per_node: u32,
+    pub registration_timeout: SignedDuration,
+    pub keep_completed: SignedDuration,
+    pub dns_server: IpAddr,
+    pub dns_domain: String,
+}
+
+/// A fact from outside.
+#[derive(Debug)]
+pub enum Fact {
+    Seen(Box<PodSeen>),
+    Gone(PodUid),
+    Synced(NodeName),
+    Refs(PodUid, Arc<Refs>),
+    /// A full description of the cloud. `round` counts up; it was asked for after everything that the
+    /// world knew when the round began.
+    Instances {
+        round: u64,
+        records: Vec<InstanceRecord>,
+    },
+    Launched {
+        pool: Pool,
+        asked: u32,
+        records: Vec<InstanceRecord>,
+        failure: Option<String>,
+    },
+    NotTerminated(Vec<InstanceId>),
+    Connected {
+        instance: InstanceId,
+        holds: Option<(PodUid, Generation)>,
+    },
+    Disconnected(InstanceId),
+    Report {
+        instance: InstanceId,
+        report: Box<PodReport>,
+    },
+    AgentEvent {
+        instance: InstanceId,
+        event: Box<AgentEvent>,
+    },
+}
+
+/// Something to carry out.
+#[derive(Debug)]
+pub enum Effect {
+    Status {
+        node: NodeName,
+        name: ObjectName,
+        uid: PodUid,
+        status: Box<PodStatus>,
+    },
+    Delete {
+        node: NodeName,
+        name: ObjectName,
+        uid: PodUid,
+    },
+    Event(PodEvent, Timestamp),
+    Follow(Arc<PodIntent>),
+    Forget(PodUid),
+    Desired(InstanceId, Arc<DesiredPod>),
+    ForgetAgent(InstanceId),
+    Launch(Pool, u32),
+    /// A Pod is Running for the first time, this long after its creation.
+    Started(SignedDuration),
+    Terminate(Vec<InstanceId>),
+    /// The kubelet API's directory: set, or removed.
+    List {
+        name: ObjectName,
+        entry: DirectoryEntry,
+    },
+    Unlist {
+        name: ObjectName,
+        uid: PodUid,
+    },
+}

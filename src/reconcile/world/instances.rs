@@ -1,0 +1,238 @@
+//! The world's instances, and which Pod each is bound to.
+//!
+//! Both directions of a binding are changed by `bind` and `unbind` alone. Who is believed, in this order:
+//!
+//! 1. The Pod's own status (condition InstanceReady names the instance): only a node can write it. The
+//!    annotation of the same content is for people; anybody may write that, so it proves nothing.
+//! 2. An agent that says it holds a Pod: only where the Pod has no living instance, the instance no other
+//!    Pod, and the binding can be from before this start. So a crash between a binding and its record is
+//!    healed, and an instance that fell into wrong hands can't ask for another Pod's secrets.
+
+use super::{ABSENT, COOLING, InstanceEntry, World, facts::Effect};
+use crate::decide::placement::Pool;
+use crate::model::{Generation, InstanceId, InstanceRecord, InstanceState, PodUid};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+impl World {
+    /// Finds the instance that a Pod already has.
+    pub(super) fn adopt(&mut self, uid: &PodUid) {
+        let recorded = self.pods.get(uid).and_then(|pod| pod.status.as_ref()?.instance()).map(InstanceId::new);
+        let taken = |id: &InstanceId| {
+            let other = self.instances.get(id).and_then(|i| i.pod.as_ref()).or_else(|| self.expected.get(id));
+            other.is_some_and(|other| other != uid)
+        };
+        match recorded {
+            Some(id) if !taken(&id) => self.bind(uid, &id),
+            // Who holds it is asked when it needs an instance: then all Pods are known.
+            _ => {}
+        }
+    }
+
+    /// Binds the Pod to an instance whose agent credibly says that it holds it.
+    pub(super) fn bind_holder(&mut self, uid: &PodUid) -> bool {
+        if !self.ready() {
+            return false;
+        }
+        let Some(id) = self.holders.get(uid).cloned() else { return false };
+        let credible = self.pods.get(uid).is_some_and(|pod| pod.seen.intent.created_at <= self.started_at);
+        let free = self.instances.get(&id).is_some_and(InstanceEntry::usable) && !self.expected.contains_key(&id);
+        if credible && free {
+            self.bind(uid, &id);
+        }
+        credible && free
+    }
+
+    pub(super) fn bind(&mut self, uid: &PodUid, id: &InstanceId) {
+        self.unbind(uid);
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.instance = Some(id.clone());
+        pod.wants_instance = None;
+        pod.waiting = None;
+        pod.desired = None;
+        match self.instances.get_mut(id) {
+            Some(instance) => {
+                if let Some((held, generation)) = &instance.holds
+                    && held == uid
+                {
+                    pod.generation = pod.generation.max(*generation);
+                }
+                instance.pod = Some(uid.clone());
+            }
+            None => drop(self.expected.insert(id.clone(), uid.clone())),
+        }
+        self.dirty.insert(uid.clone());
+        self.placement_dirty = true;
+        self.list(uid);
+    }
+
+    pub(super) fn unbind(&mut self, uid: &PodUid) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        if let Some(id) = pod.instance.take() {
+            self.expected.remove(&id);
+            if let Some(instance) = self.instances.get_mut(&id)
+                && instance.pod.as_ref() == Some(uid)
+            {
+                instance.pod = None;
+            }
+        }
+        pod.report = None;
+        pod.desired = None;
+        self.placement_dirty = true;
+    }
+
+    fn add_instance(&mut self, record: InstanceRecord, now: Timestamp) {
+        let id = record.id.clone();
+        let pod = self.expected.remove(&id);
+        self.dirty.extend(pod.clone());
+        self.instances.entry(id).or_insert_with(|| InstanceEntry {
+            record,
+            pod,
+            connected: false,
+            ever_connected: false,
+            silent_since: Some(now),
+            known_since_round: self.round,
+            absent: 0,
+            ending: false,
+            holds: None,
+            gone: None,
+        });
+        self.placement_dirty = true;
+    }
+
+    pub(super) fn described(&mut self, round: u64, records: Vec<InstanceRecord>, now: Timestamp) {
+        let mut absent: BTreeSet<InstanceId> = self.instances.keys().cloned().collect();
+        for record in records {
+            absent.remove(&record.id);
+            match self.instances.get_mut(&record.id) {
+                None if record.state == InstanceState::Terminated => {}
+                None => self.add_instance(record, now),
+                Some(entry) => {
+                    entry.absent = 0;
+                    if entry.record != record {
+                        self.dirty.extend(entry.pod.clone());
+                        self.placement_dirty = true;
+                        entry.record = record;
+                    }
+                    let record = &entry.record;
+                    let over = matches!(record.state, InstanceState::Terminated | InstanceState::ShuttingDown);
+                    if over && entry.gone.is_none() {
+                        let why = record.state_reason.clone().unwrap_or_else(|| "the cloud ended it".to_owned());
+                        entry.gone = Some(format!("instance {}: {why}", record.id));
+                        self.dirty.extend(entry.pod.clone());
+                    }
+                }
+            }
+        }
+        for id in absent {
+            let Some(entry) = self.instances.get_mut(&id) else { continue };
+            if entry.known_since_round >= round {
+                continue;
+            }
+            entry.absent = entry.absent.saturating_add(1);
+            if entry.absent >= ABSENT && entry.gone.is_none() {
+                entry.gone = Some(format!("instance {id} does not exist any more"));
+                self.dirty.extend(entry.pod.clone());
+            }
+        }
+        if !self.described {
+            self.described = true;
+            self.dirty.extend(self.pods.keys().cloned());
+        }
+        self.prune(now);
+    }
+
+    /// Ends instances that never registered, and forgets those that are gone and that nobody asks about.
+    fn prune(&mut self, now: Timestamp) {
+        let timeout = self.config.registration_timeout;
+        // One that a Pod is bound to did register, with an earlier provider.
+        let late = |entry: &InstanceEntry| {
+            let since = entry.record.launched_at.max(self.started_at);
+            entry.usable() && !entry.ever_connected && now.duration_since(since) > timeout
+        };
+        let late: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, entry)| late(entry)).map(|(id, _)| id.clone()).collect();
+        self.placement_dirty |= self.end(&late);
+        let over = |entry: &InstanceEntry| {
+            entry.pod.is_none()
+                && entry.gone.is_some()
+                && (entry.absent >= ABSENT || entry.record.state == InstanceState::Terminated)
+        };
+        let forgotten: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, entry)| over(entry)).map(|(id, _)| id.clone()).collect();
+        for id in forgotten {
+            if let Some((uid, _)) = self.instances.remove(&id).and_then(|entry| entry.holds)
+                && self.holders.get(&uid) == Some(&id)
+            {
+                self.holders.remove(&uid);
+            }
+            self.effects.push(Effect::ForgetAgent(id));
+        }
+    }
+
+    pub(super) fn launched(
+        &mut self,
+        pool: Pool,
+        asked: u32,
+        records: Vec<InstanceRecord>,
+        failure: Option<String>,
+        now: Timestamp,
+    ) {
+        if let Some(count) = self.launching.get_mut(&pool) {
+            *count = count.saturating_sub(asked);
+            if *count == 0 {
+                self.launching.remove(&pool);
+            }
+        }
+        for record in records {
+            self.add_instance(record, now);
+        }
+        match failure {
+            Some(message) => {
+                self.cooling.insert(pool.clone(), now.saturating_add(COOLING).unwrap_or(Timestamp::MAX));
+                self.failures.insert(pool, message);
+            }
+            None => {
+                self.cooling.remove(&pool);
+                self.failures.remove(&pool);
+            }
+        }
+        self.placement_dirty = true;
+    }
+
+    pub(super) fn connected(&mut self, id: InstanceId, claimed: Option<(PodUid, Generation)>) {
+        let Some(entry) = self.instances.get_mut(&id) else { return };
+        entry.connected = true;
+        entry.ever_connected = true;
+        entry.silent_since = None;
+        self.placement_dirty = true;
+        self.dirty.extend(entry.pod.clone());
+        // None: nothing yet, but what was sent may be on its way.
+        let Some((uid, generation)) = claimed else { return };
+        entry.holds = Some((uid.clone(), generation));
+        let other = self.holders.get(&uid).filter(|other| **other != id).and_then(|other| self.instances.get(other));
+        if other.is_none_or(|other| other.gone.is_some()) {
+            self.holders.insert(uid.clone(), id.clone());
+        }
+        let Some(pod) = self.pods.get_mut(&uid) else { return };
+        match &pod.instance {
+            Some(own) if *own == id => pod.generation = pod.generation.max(generation),
+            // It belongs to another: this one is a stray.
+            Some(_) => {}
+            None => drop(self.bind_holder(&uid)),
+        }
+    }
+
+    pub(super) fn disconnected(&mut self, id: &InstanceId, now: Timestamp) {
+        let Some(entry) = self.instances.get_mut(id) else { return };
+        entry.connected = false;
+        entry.silent_since = Some(now);
+        self.dirty.extend(entry.pod.clone());
+        self.placement_dirty = true;
+    }
+
+    /// Whether the cloud has told of this instance: the engine keeps an early agent's word until then.
+    pub fn knows_instance(&self, id: &InstanceId) -> bool {
+        self.instances.contains_key(id)
+    }
+}
