@@ -55,6 +55,11 @@ pub fn load_prices(file: &Path, catalog: &mut Catalog) -> Result<BTreeMap<(Strin
     market::prices(&check, check.parse()?, catalog)
 }
 
+/// The parser's message without ` at line 2, column 5`: the line stands in front already.
+fn without_place(message: &str) -> String {
+    message.rsplit_once(" at line ").map_or(message, |(message, _)| message).to_owned()
+}
+
 fn read(file: &Path) -> Result<String, PolicyError> {
     std::fs::read_to_string(file).map_err(|source| PolicyError::Unreadable { file: file.to_owned(), source })
 }
@@ -80,7 +85,7 @@ impl Checker<'_> {
             file: self.file.to_owned(),
             line: error.location().map_or(1, |location| location.line()),
             key: key.clone(),
-            problem: error.without_snippet().to_string(),
+            problem: without_place(&error.without_snippet().to_string()),
         })
     }
 

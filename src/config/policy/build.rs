@@ -168,6 +168,9 @@ impl Resolver<'_> {
             None => base.placement.clone(),
         };
         if let Some(parent) = parent {
+            if parent.credits.mode == CreditMode::Standard {
+                credits.mode = CreditMode::Standard;
+            }
             credits.max_surplus = lower(credits.max_surplus, parent.credits.max_surplus);
             if let (Some(own), Some(allowed)) = (&mut placement.zones, &parent.placement.zones) {
                 own.retain(|zone| allowed.contains(zone));
@@ -250,6 +253,8 @@ fn narrower_steps(check: &Checker, key: &str, own: Vec<Step>, parent: &Class) ->
             return Err(check.error(format!("{key}[{index}].option"), problem));
         };
         step.min_pools = step.min_pools.max(theirs.min_pools);
+        // As the first step it would have nothing to come after.
+        step.after_ice |= theirs.after_ice && index > 0;
         step.max_percent_of_on_demand = lower(step.max_percent_of_on_demand, theirs.max_percent_of_on_demand);
         Ok(step)
     };

@@ -1,1 +1,204 @@
+//! Every broken policy of integration/policy/broken is refused as it should be; every example is
+//! accepted, by the loader and by its schema.
 
+use super::*;
+use std::collections::BTreeMap;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn catalog() -> Catalog {
+    load_catalog(&root("provider-config/catalog-ec2.yaml")).unwrap()
+}
+
+/// What stands behind `<file>.yaml:` in each error: line, key, what was wrong and what was expected.
+const BROKEN: &[(&str, &str)] = &[
+    ("after-nothing", "2: defaults.purchase[0].after: ice: expected a step before it"),
+    (
+        "bad-cron",
+        "5: standby[0].schedules[0].cron: \"0 25 * * *\": Component error: Number out of bounds.: expected five fields: minute, hour, day of month, month, day of week",
+    ),
+    ("bad-duration", "3: defaults.ice.quarantine: \"soon\": expected a duration above zero, such as 30s, 10m or 1h30m"),
+    (
+        "bad-glob",
+        "5: defaults.instances.allow[1]: \"m6i.[lx]large\": expected a name or a pattern of lower-case letters, digits, `.`, `-`, `*` and `?`, such as c6i.*",
+    ),
+    (
+        "bad-quantity",
+        "2: defaults.sizing.requests.cpu: \"lots\": expected a quantity of CPUs above zero, such as 2 or 500m",
+    ),
+    ("cap-below-base", "3: classes[0].mix.onDemandBase: 5: expected at most the 3 instances of its limit"),
+    (
+        "cron-of-six-fields",
+        "5: standby[0].schedules[0].cron: \"0 0 8 * * *\": Invalid pattern: Pattern must have 5 fields when seconds are disallowed.: expected five fields: minute, hour, day of month, month, day of week",
+    ),
+    ("cyclic-narrowing", "7: classes[2].narrows: a -> b -> c -> a: expected classes that do not narrow each other"),
+    (
+        "discount-above-hundred",
+        "2: commitments[0].savingsPlan.discountPercent: 120: expected a percentage from 0 to 100",
+    ),
+    ("empty-allow", "3: defaults.instances.allow: is empty: expected names or globs, or no key at all"),
+    (
+        "glob-of-nothing",
+        "3: defaults.instances.allow[1]: \"c9z.*\": expected a name or glob of types that are in the catalog",
+    ),
+    ("limit-of-nothing", "2: limits[0]: expected maxHourly, maxInstances or both"),
+    ("limit-of-unknown-class", "2: limits[0].scope.class: \"web\": expected the name of a class"),
+    ("limit-twice", "3: limits[1].scope: is given twice: expected one limit a scope"),
+    ("listed-without-list", "3: classes[0].instances.order: listed: expected `allow` beside it, whose order is meant"),
+    ("missing-name", "2: classes[0]: missing field `name`"),
+    ("mix-above-hundred", "5: classes[0].mix.onDemandPercentAboveBase: 130: expected a percentage from 0 to 100"),
+    ("mix-without-spot", "4: classes[0].mix: expected spot and a way of buying on demand in the class's purchase"),
+    ("narrows-itself", "3: classes[0].narrows: a -> a: expected classes that do not narrow each other"),
+    ("narrows-nothing", "3: classes[0].narrows: \"web\": expected the name of another class"),
+    (
+        "negative-price",
+        "2: defaults.maxHourlyPrice: \"-0.5\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
+    ),
+    ("no-purchase", "3: classes[0].purchase: is empty: expected at least one way of buying"),
+    ("not-yaml", "2: classes: unclosed bracket '{'"),
+    (
+        "overlapping-cron",
+        "6: standby[0].schedules[1]: overlaps schedules[0] at 2026-01-02T16:00:00Z: expected windows that do not overlap",
+    ),
+    (
+        "overlapping-itself",
+        "5: standby[0].schedules[0]: begins again at 2026-01-01T01:00:00Z before it has ended: expected windows that do not overlap",
+    ),
+    ("percent-of-on-demand", "2: defaults.purchase[0].maxPercentOfOnDemand: expected with option spot alone"),
+    (
+        "price-with-unit",
+        "3: classes[0].maxHourlyPrice: \"$0.10\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
+    ),
+    ("reserved-name", "2: classes[0].name: \"default\" is empty, given twice or `default`, which is reserved"),
+    ("same-class-twice", "3: classes[1].name: \"web\" is empty, given twice or `default`, which is reserved"),
+    ("same-purchase-twice", "2: defaults.purchase[1].option: is given twice: expected each way of buying once"),
+    ("short-window", "5: standby[0].schedules[0].duration: \"1m\": expected at least 15m"),
+    (
+        "too-fine-price",
+        "3: limits[0].maxHourly: \"0.00000001\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
+    ),
+    (
+        "unknown-architecture",
+        "3: defaults.instances.architectures[0]: unknown variant `x86`, expected one of amd64, arm64",
+    ),
+    ("unknown-family", "2: commitments[0].savingsPlan.family: \"x9\": expected a family of the catalog, such as c6i"),
+    (
+        "unknown-key",
+        "2: defaults.instances.alow: unknown field `alow`, expected one of allow, deny, architectures, minGeneration, burstable, maxVcpu, maxMemory, order, maxCandidates",
+    ),
+    (
+        "unknown-section",
+        "2: limit: unknown field `limit`, expected one of defaults, classes, limits, standby, commitments, reservations, overrides",
+    ),
+    (
+        "unknown-standby-zone",
+        "2: standby[0].zone: \"us-west-2a\": expected a zone of the catalog: us-east-1a, us-east-1b, us-east-1c",
+    ),
+    (
+        "unknown-time-zone",
+        "5: standby[0].schedules[0].timeZone: \"Europe/Atlantis\": expected an IANA time zone such as Europe/Berlin",
+    ),
+    ("unknown-type", "2: standby[0].type: \"t3.tiny\": expected an instance type of the catalog"),
+    (
+        "unknown-zone",
+        "4: classes[0].placement.zones[1]: \"us-east-9z\": expected a zone of the catalog: us-east-1a, us-east-1b, us-east-1c",
+    ),
+    ("widening-burstable", "6: classes[1].instances.burstable: true: expected false, as in the class that it narrows"),
+    ("widening-override", "2: overrides.max-hourly-price: unknown variant `allow`, expected one of lower-only, deny"),
+    ("widening-purchase", "8: classes[1].purchase[1].option: spot: expected a way of buying of class web"),
+    ("widening-zones", "6: classes[1].placement.zones: expected a zone of the class that it narrows"),
+    ("wrong-type", "3: classes[0].weight: invalid i32"),
+];
+
+#[test]
+fn every_broken_policy_is_refused_with_file_line_key_and_what_was_expected() {
+    let catalog = catalog();
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(root("integration/policy/broken")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let error = load_policy(&path, &catalog).err().unwrap_or_else(|| panic!("{name} should be refused"));
+        let said = error.to_string();
+        let expected_start = format!("{}:", path.display());
+        let rest = said.strip_prefix(&expected_start).unwrap_or_else(|| panic!("{said}")).to_owned();
+        found.insert(name, rest);
+    }
+    let expected: BTreeMap<String, String> =
+        BROKEN.iter().map(|(name, said)| ((*name).to_owned(), (*said).to_owned())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_policy_that_is_not_there_is_named() {
+    let error = load_policy(&root("integration/policy/none.yaml"), &catalog()).unwrap_err();
+    assert!(error.to_string().ends_with("none.yaml: cannot be read"), "{error}");
+}
+
+#[test]
+fn the_checked_in_schemas_are_what_the_types_say() {
+    // To renew them: UPDATE_SCHEMAS=1 cargo test --lib schemas
+    for (file, schema) in [
+        ("provider-config/cost-policy.schema.json", crate::config::schema::cost_policy()),
+        ("provider-config/catalog.schema.json", crate::config::schema::catalog()),
+        ("provider-config/prices.schema.json", crate::config::schema::prices()),
+    ] {
+        if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+            std::fs::write(root(file), &schema).unwrap();
+        }
+        let checked_in = std::fs::read_to_string(root(file)).unwrap_or_default();
+        assert!(checked_in == schema, "{file} is stale: renew it with UPDATE_SCHEMAS=1 cargo test --lib schemas");
+    }
+}
+
+fn yaml(path: &Path) -> serde_json::Value {
+    serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn validator(schema: &str) -> jsonschema::Validator {
+    jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap()
+}
+
+#[test]
+fn every_example_is_valid_by_its_schema_and_by_the_loader() {
+    let policies = validator(&crate::config::schema::cost_policy());
+    for file in ["provider-config/cost-policy.yaml", "integration/policy/everything.yaml"] {
+        let errors: Vec<String> = policies.iter_errors(&yaml(&root(file))).map(|e| e.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{file}");
+        load_policy(&root(file), &catalog()).unwrap();
+    }
+    assert!(validator(&crate::config::schema::catalog()).is_valid(&yaml(&root("provider-config/catalog-ec2.yaml"))));
+    assert!(validator(&crate::config::schema::prices()).is_valid(&yaml(&root("integration/policy/prices.yaml"))));
+    load_prices(&root("integration/policy/prices.yaml"), &mut catalog()).unwrap();
+}
+
+#[test]
+fn the_schema_refuses_what_is_wrong_by_its_shape_alone() {
+    let policies = validator(&crate::config::schema::cost_policy());
+    for name in [
+        "unknown-key",
+        "unknown-section",
+        "wrong-type",
+        "missing-name",
+        "unknown-architecture",
+        "negative-price",
+        "price-with-unit",
+        "widening-override",
+    ] {
+        let file = root(&format!("integration/policy/broken/{name}.yaml"));
+        assert!(!policies.is_valid(&yaml(&file)), "{name}");
+    }
+}
+
+#[test]
+fn a_class_that_narrows_another_has_no_more_than_it() {
+    let policy = load_policy(&root("integration/policy/everything.yaml"), &catalog()).unwrap();
+    let class = |name: &str| policy.classes.iter().find(|class| class.name == name).unwrap();
+    let (wide, narrow) = (class("web"), class("web-cheap"));
+    assert_eq!(narrow.max_hourly, Some("0.1".parse().unwrap()));
+    assert_eq!(wide.max_hourly, Some("0.3".parse().unwrap()));
+    assert_eq!(narrow.placement.zones.as_deref(), Some(&["us-east-1b".to_owned()][..]));
+    assert_eq!(narrow.instances.allow.len(), wide.instances.allow.len() + 1);
+    assert_eq!(narrow.mix, wide.mix);
+}
