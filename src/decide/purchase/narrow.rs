@@ -137,3 +137,51 @@ fn price(key: &'static str, text: &str) -> Result<HourlyPrice, NarrowError> {
         expected: e.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Overrides = Overrides { instance_types: true, purchase: true, max_hourly_price: true, eci: true };
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn eci_annotations_narrow_where_they_are_opted_into() {
+        let annotations =
+            labels(&[(ECI_SPECS, "2-4Gi, ecs.c6i.large"), (ECI_SPOT, "SpotWithPriceLimit"), (ECI_SPOT_LIMIT, "0.03")]);
+        let narrowed = narrowing(&annotations, ALL).unwrap();
+        let specs = vec![
+            TypeSelector::Size { cpu_millis: 2000, memory_bytes: 4 << 30 },
+            TypeSelector::Name("c6i.large".parse().unwrap()),
+        ];
+        assert_eq!(narrowed.listed, Some(specs));
+        assert_eq!(narrowed.purchase, Some(vec![Purchase::Spot]));
+        assert_eq!(narrowed.max_spot, Some(HourlyPrice(30_000)));
+        assert_eq!(narrowing(&annotations, Overrides { eci: false, ..ALL }), Ok(Narrowing::default()));
+    }
+
+    #[test]
+    fn an_annotation_that_is_wrong_or_not_permitted_is_refused_by_name() {
+        for (key, value, overrides) in [
+            (PURCHASE, "stolen", ALL),
+            (PURCHASE, "spot", Overrides::default()),
+            (INSTANCE_TYPES, "c6i.[x]", ALL),
+            (MAX_HOURLY, "-1", ALL),
+            (ECI_SPECS, "", ALL),
+            (ECI_SPOT, "SpotWithPriceLimit", ALL),
+            (ECI_SPOT, "Sometimes", ALL),
+        ] {
+            let error = narrowing(&labels(&[(key, value)]), overrides).unwrap_err();
+            assert_eq!((error.key, error.value.as_str()), (key, value));
+        }
+    }
+
+    #[test]
+    fn two_annotations_on_purchase_allow_only_what_both_do() {
+        let both = labels(&[(PURCHASE, "spot,on-demand"), (ECI_SPOT, "NoSpot")]);
+        assert_eq!(narrowing(&both, ALL).unwrap().purchase, Some(vec![Purchase::OnDemand]));
+    }
+}

@@ -185,10 +185,13 @@ fn oracle_on_demand(policy: &Policy, spec: &TypeSpec, zone: &str, bought: &[Boug
     for wanted_rank in 0..2 {
         for (index, commitment) in policy.commitments.iter().enumerate() {
             match commitment {
-                Commitment::Zonal { instance_type, zone: z, count } if wanted_rank == 0 => {
-                    if *instance_type == spec.name && z == zone && used(index) < u64::from(*count) {
-                        return (0, Some((index, 1)));
-                    }
+                Commitment::Zonal { instance_type, zone: z, count }
+                    if wanted_rank == 0
+                        && *instance_type == spec.name
+                        && z == zone
+                        && used(index) < u64::from(*count) =>
+                {
+                    return (0, Some((index, 1)));
                 }
                 Commitment::SavingsPlan { hourly, discount_percent, .. } if wanted_rank == 1 => {
                     let left = hourly.0 - used(index);
