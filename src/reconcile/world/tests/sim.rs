@@ -79,7 +79,7 @@ impl Held {
     }
 }
 
-fn config() -> WorldConfig {
+pub fn config() -> WorldConfig {
     let small =
         InstanceType { name: "small".to_owned(), cpu_millis: 2000, memory_bytes: 1 << 30, price: HourlyPrice(5200) };
     WorldConfig {
