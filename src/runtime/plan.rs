@@ -156,9 +156,15 @@ mod tests {
     #[test]
     fn the_table_says_what_where_why_and_the_saving() {
         let (text, _) = planned(WEB, Output::Table);
-        for part in
-            ["Deployment default/web", "c6i.large", "us-east-1a", "/month", "saved", "not among the class's instances"]
-        {
+        for part in [
+            "Deployment default/web",
+            "c6i.large",
+            "us-east-1a",
+            "/month",
+            "saved",
+            "next if it has no capacity: c6i.large in us-east-1b",
+            "not among the class's instances",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -95,6 +95,9 @@ fn explanation(replica: &Replica) -> Vec<String> {
         }
         let _ = write!(taken, "; plain on-demand: {} at ${}/h", bought.on_demand_type, bought.on_demand_hourly);
         lines.push(taken);
+        if !bought.next.is_empty() {
+            lines.push(format!("dearer or less balanced, next if it has no capacity: {}", bought.next.join(", ")));
+        }
     } else {
         let word = if replica.status == Status::Refused { "refused" } else { "waits" };
         let reason = replica.reason.as_deref().unwrap_or_default();
