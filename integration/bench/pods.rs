@@ -135,7 +135,7 @@ fn pod(name: &str, node: &str) -> Result<Pod> {
                 "image": super::raw::IMAGE,
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["sleep", "1000000"],
-                "resources": {"requests": {"cpu": "100m", "memory": "32Mi"}},
+                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
             }],
         },
     }))?)
