@@ -33,8 +33,11 @@ use std::{
 
 /// How long after a start agents may take to come back before anything of theirs is ended.
 pub const ADOPTION: SignedDuration = SignedDuration::from_secs(15);
-/// What is no news is not written at once: most often something better to say follows.
-const HOLD: SignedDuration = SignedDuration::from_secs(1);
+/// A Pod on its way, or of a new generation, is no news: most often something better to say follows. Events
+/// tell the story meanwhile.
+const HOLD_QUIET: SignedDuration = SignedDuration::from_secs(5);
+/// A Pod being stopped is out of its Services already: what happens on the way is told at the end.
+const HOLD_STOPPING: SignedDuration = SignedDuration::from_secs(10);
 /// When the API server says something else than we wrote for this long, it is written again: another
 /// controller overwrote it (virtual-kubelet#899).
 const REASSERT: SignedDuration = SignedDuration::from_secs(5);

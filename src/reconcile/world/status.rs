@@ -1,6 +1,6 @@
 //! What the world has written of Pods, and when.
 
-use super::{HOLD, PodEntry, REASSERT, World, facts::Effect};
+use super::{HOLD_QUIET, HOLD_STOPPING, PodEntry, REASSERT, World, facts::Effect};
 use crate::decide::status::{Facts, Phase, PodStatus, status};
 use crate::model::{AgentEvent, ContainerKind, ContainerState, PodIntent, PodUid};
 use crate::ports::PodEvent;
@@ -114,7 +114,8 @@ fn hold(next: &PodStatus, entry: &PodEntry) -> Option<SignedDuration> {
         .is_some_and(|before| *next == PodStatus { observed_generation: next.observed_generation, ..before.clone() });
     match (stopping, renumbered) {
         (true, true) => Some(SignedDuration::MAX),
-        _ => (pending || stopping || renumbered).then_some(HOLD),
+        (true, false) => Some(HOLD_STOPPING),
+        (false, _) => (pending || renumbered).then_some(HOLD_QUIET),
     }
 }
 
