@@ -10,7 +10,7 @@
 //! Kept in `<state_dir>/identity` (0600, key and certificate in one file, so that they always match):
 //! an agent that starts again needs no new claim, which it would not get.
 
-use super::config::AgentConfig;
+use super::config::{AgentConfig, Proof};
 use crate::{
     files::write_atomic,
     pipe,
@@ -116,7 +116,10 @@ pub async fn register(config: &AgentConfig) -> Result<Identity, IdentityError> {
     let channel = connect(config, None).await?;
     let mut register = tonic::Request::new(RegisterRequest {
         instance_id: config.instance.to_string(),
-        token: config.token.clone(),
+        token: match &config.proof {
+            Proof::Token(token) => token.clone(),
+            Proof::Ec2 { .. } => String::new(),
+        },
         csr_pem,
     });
     register.set_timeout(CALL_TIMEOUT);

@@ -16,6 +16,7 @@
 mod config;
 mod host;
 mod identity;
+pub mod imds;
 mod logs;
 mod orders;
 mod outbox;
@@ -27,7 +28,7 @@ mod tunnel;
 pub mod pod;
 pub mod proxy;
 
-pub use config::{AgentConfig, ConfigError, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
+pub use config::{AgentConfig, ConfigError, DEFAULT_CONFIG, DEFAULT_STATE_DIR, Proof};
 pub use host::{ExecOutput, HostError, PodHost, Preparation, Rooms, ServiceSink};
 pub use identity::IdentityError;
 pub use run::run;

@@ -25,7 +25,7 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_logs(arguments.log_format);
-    let config = match AgentConfig::read(&arguments.config) {
+    let config = match AgentConfig::read(&arguments.config).await {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the configuration can't be used");

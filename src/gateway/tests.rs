@@ -5,7 +5,7 @@ mod fakes;
 
 use super::*;
 use crate::{
-    agent::{self, AgentConfig, Rooms},
+    agent::{self, AgentConfig, Proof, Rooms},
     model::{AgentEvent, Generation, ObjectName, PodReport, PodUid, Protocol, ServicePort, Streams},
     proto::{
         AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
@@ -89,7 +89,7 @@ impl Provider {
             instance: InstanceId::new(instance),
             provider: format!("https://{}", self.gateway.address()),
             ca_pem: self.ca.certificate_pem().to_owned(),
-            token: format!("token-of-{instance}"),
+            proof: Proof::Token(format!("token-of-{instance}")),
             state_dir: self.dir.path().join(instance),
         }
     }
