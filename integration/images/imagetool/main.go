@@ -4,10 +4,12 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 func main() {
@@ -32,7 +34,7 @@ func main() {
 
 func usage() {
 	fmt.Fprintln(os.Stderr, `usage:
-  imagetool build --out DIR --agnhost FILE --busybox FILE --coffee FILE --pause FILE
+  imagetool build --out DIR --agnhost FILE --busybox FILE --coffee FILE --pause FILE [--program NAME=FILE]...
   imagetool push --registry URL [--user USER:PASSWORD] ARCHIVE...`)
 	os.Exit(2)
 }
@@ -46,6 +48,15 @@ func build(args []string) error {
 	busybox := flags.String("busybox", "", "a static busybox")
 	coffee := flags.String("coffee", "", "the program coffee")
 	pause := flags.String("pause", "", "the program pause")
+	var programs []image
+	flags.Func("program", "NAME=FILE: an image of this static program alone; may be repeated", func(text string) error {
+		name, file, ok := strings.Cut(text, "=")
+		if !ok {
+			return errors.New("it must be NAME=FILE")
+		}
+		programs = append(programs, ofProgram(name, file))
+		return nil
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -83,7 +94,7 @@ func build(args []string) error {
 			layers: []layer{base, {program(*coffee, "coffee")}},
 		},
 	}
-	for _, image := range images {
+	for _, image := range append(images, programs...) {
 		file := filepath.Join(*out, image.file())
 		if err := image.write(file); err != nil {
 			return fmt.Errorf("%s: %w", image.name, err)
@@ -91,4 +102,14 @@ func build(args []string) error {
 		fmt.Printf("%s: %s\n", image.name, file)
 	}
 	return nil
+}
+
+// ofProgram is an image as ko makes them: the program, /tmp, and a user without
+// rights, by number (who demands runAsNonRoot can't tell of a name).
+func ofProgram(name, file string) image {
+	return image{
+		name:   "pilotlight.test/" + name + ":1",
+		config: config{Entrypoint: []string{"/ko-app/" + name}, User: "65532:65532", Env: []string{path}},
+		layers: []layer{{directory("tmp", 0o1777), directory("ko-app", 0o755), program(file, "ko-app/"+name)}},
+	}
 }
