@@ -7,11 +7,17 @@
 //!      \________________________________ threshold of failures ____________^
 //! ```
 //!
-//! In: one result at a time. Out: the verdict so far, and whether it changed. A startup probe is over
+//! In: one result at a time. Out: the verdict so far, whether it changed, and when to ask again. A startup probe is over
 //! with its first verdict; a liveness probe with its first failure: the container is killed then.
 
 use crate::model::Probe;
 use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+/// How soon a container that has just started is asked again whether it is ready; doubled each time. A
+/// server needs about this long to listen, and nobody waits a whole period for it: a kubelet asks at each
+/// change of the Pod until it is ready (pkg/kubelet/prober/prober_manager.go, `UpdatePodStatus`).
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeKind {
@@ -48,6 +54,9 @@ pub struct ProbeMachine {
     last: Option<bool>,
     run: u32,
     verdict: Verdict,
+    /// The next early question comes after this; None once it has been ready, and for other kinds: their
+    /// failures have consequences, and the period is how their author counted them.
+    early: Option<Duration>,
 }
 
 impl ProbeMachine {
@@ -60,6 +69,7 @@ impl ProbeMachine {
             last: None,
             run: 0,
             verdict,
+            early: (kind == ProbeKind::Readiness && verdict != Verdict::Passed).then_some(FIRST_PAUSE),
         }
     }
 
@@ -77,7 +87,22 @@ impl ProbeMachine {
         let verdict = if passed { Verdict::Passed } else { Verdict::Failed };
         let changed = verdict != self.verdict;
         self.verdict = verdict;
+        if verdict == Verdict::Passed {
+            self.early = None;
+        }
         changed.then_some(verdict)
+    }
+
+    /// How long to wait before the next question. A probe that has not passed yet may be asked before its
+    /// period is over: ever later, until the period is reached.
+    pub fn pause(&mut self, period: Duration) -> Duration {
+        match self.early {
+            Some(early) if early < period => {
+                self.early = Some(early.saturating_mul(2));
+                early
+            }
+            _ => period,
+        }
     }
 
     /// No more probing until there is a new container.
@@ -139,6 +164,32 @@ mod tests {
         let mut machine = ProbeMachine::new(ProbeKind::Liveness, &probe(1, 1), Verdict::Passed);
         assert_eq!(machine.observe(false), Some(Verdict::Failed));
         assert!(machine.is_over());
+    }
+
+    #[test]
+    fn a_container_that_was_never_ready_is_asked_sooner_than_its_period() {
+        let period = Duration::from_secs(1);
+        let mut machine = ProbeMachine::new(ProbeKind::Readiness, &probe(1, 3), Verdict::Unknown);
+        let mut pauses = Vec::new();
+        for passed in [false, false, false, false, false, true, false] {
+            machine.observe(passed);
+            pauses.push(machine.pause(period).as_millis());
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn only_readiness_is_asked_sooner_and_only_before_it_was_there() {
+        let period = Duration::from_secs(10);
+        for (kind, verdict) in [
+            (ProbeKind::Startup, Verdict::Unknown),
+            (ProbeKind::Liveness, Verdict::Unknown),
+            (ProbeKind::Readiness, Verdict::Passed),
+        ] {
+            let mut machine = ProbeMachine::new(kind, &probe(1, 3), verdict);
+            machine.observe(false);
+            assert_eq!(machine.pause(period), period, "{kind:?} {verdict:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
@@ -73,9 +73,9 @@ async fn watch(subject: Subject, client: CriClient, said: mpsc::Sender<ProbeSaid
     let delay = first_at(&probe, started_at, now).duration_since(now);
     sleep(delay.unsigned_abs()).await;
     let period = Duration::from_secs(u64::from(probe.period_seconds.max(1)));
-    let mut ticks = interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while !machine.is_over() {
+        let asked = Instant::now();
+        let pause = machine.pause(period);
         let passed = match ask(&probe, &id, &pod_ip, &client).await {
             Outcome::Passed => Some(true),
             Outcome::Warning(text) => {
@@ -84,7 +84,10 @@ async fn watch(subject: Subject, client: CriClient, said: mpsc::Sender<ProbeSaid
                 Some(true)
             }
             Outcome::Failed(text) => {
-                tell.container(&container, true, "Unhealthy", &format!("{} probe failed: {text}", kind.title()));
+                // That it does not listen yet, right after its start, is no news.
+                if pause >= Duration::from_secs(1) {
+                    tell.container(&container, true, "Unhealthy", &format!("{} probe failed: {text}", kind.title()));
+                }
                 Some(false)
             }
             // Not the container's fault: no result.
@@ -104,7 +107,7 @@ async fn watch(subject: Subject, client: CriClient, said: mpsc::Sender<ProbeSaid
         if machine.is_over() {
             return;
         }
-        ticks.tick().await;
+        sleep_until(asked + pause).await;
     }
 }
 
