@@ -13,7 +13,8 @@ use nix::{
 use pilotlight::{
     cloud::local::{LocalCloud, LocalCloudConfig},
     model::{
-        ClientToken, HourlyPrice, InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Purchase,
+        Allocation, ClientToken, CreditMode, HourlyPrice, InstanceId, InstanceRecord, InstanceState, InstanceType,
+        LaunchRequest, Launched, Offer, Purchase,
     },
     ports::{ClaimError, Cloud, CloudError, InstanceProof},
 };
@@ -97,7 +98,11 @@ impl World {
     }
 
     fn launch(&self, token: &str, count: u32) -> Result<Vec<InstanceRecord>, CloudError> {
-        self.runtime.block_on(self.cloud().launch(&request(token, count)))
+        self.ask(&request(token, count)).map(|launched| launched.records)
+    }
+
+    fn ask(&self, request: &LaunchRequest) -> Result<Launched, CloudError> {
+        self.runtime.block_on(self.cloud().launch(request))
     }
 
     fn describe(&self) -> BTreeMap<InstanceId, InstanceRecord> {
@@ -240,12 +245,18 @@ fn built(path: &str) -> PathBuf {
     path
 }
 
+fn offer(instance_type: &str) -> Offer {
+    let instance_type = instance_type.to_owned();
+    Offer { instance_type, purchase: Purchase::Spot, price: HourlyPrice(1_700) }
+}
+
 fn request(token: &str, count: u32) -> LaunchRequest {
     LaunchRequest {
         client_token: ClientToken::new(token),
-        instance_type: "small".to_owned(),
         zone: "zone-a".to_owned(),
-        purchase: Purchase::OnDemand,
+        offers: vec![offer("small")],
+        allocation: Allocation::LowestPrice,
+        credits: CreditMode::Unlimited,
         count,
         tags: [("pilotlight.dev/batch".to_owned(), token.to_owned())].into(),
     }
@@ -358,15 +369,19 @@ fn a_token_launches_once_and_means_one_request() {
     assert_eq!(ids(&first), ids(&again));
     assert_eq!(world.describe().len(), 2);
     assert!(matches!(world.launch("batch", 3), Err(CloudError::Refused { .. })));
-    let other = LaunchRequest { instance_type: "huge".to_owned(), ..request("new", 1) };
-    assert!(matches!(world.runtime.block_on(world.cloud().launch(&other)), Err(CloudError::Refused { .. })));
+    let other = LaunchRequest { offers: vec![offer("huge")], ..request("new", 1) };
+    assert!(matches!(world.ask(&other), Err(CloudError::Refused { .. })));
+    let other = LaunchRequest { offers: vec![offer("small"), offer("small")], ..request("batch", 2) };
+    assert!(matches!(world.ask(&other), Err(CloudError::Refused { .. })));
+    assert_eq!((first[0].purchase, first[0].price), (Purchase::Spot, HourlyPrice(1_700)), "what was offered");
 }
 
 #[test]
 fn a_full_subnet_gives_fewer_machines_then_none_until_one_is_gone() {
     let world = World::with("full", |config| config.prefix_len = 29);
     assert_eq!(world.launch("one", 5).unwrap().len(), 2);
-    assert!(matches!(world.launch("two", 1), Err(CloudError::NoCapacity { .. })));
+    let none = world.ask(&request("two", 1)).unwrap();
+    assert_eq!((none.records, none.shortages[0].code.as_str()), (vec![], "InsufficientFreeAddressesInSubnet"));
     let gone = world.describe().into_keys().next().unwrap();
     let address = world.describe()[&gone].private_ip;
     world.terminate(&gone);

@@ -43,6 +43,30 @@ impl Purchase {
     }
 }
 
+/// How EC2 is to choose among the pools it is offered (CreateFleet's AllocationStrategy).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allocation {
+    #[default]
+    LowestPrice,
+    PriceCapacityOptimized,
+    CapacityOptimized,
+}
+
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum CreditMode {
+    /// Beyond the baseline the CPU is throttled: a Pod must fit in the baseline.
+    Standard,
+    /// Beyond the baseline surplus credits are paid.
+    #[default]
+    Unlimited,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
@@ -68,17 +92,53 @@ pub struct InstanceRecord {
     /// The address for the Pod on it.
     pub pod_ip: Option<IpAddr>,
     pub launched_at: Timestamp,
+    /// The offer's at its launch.
     pub price: HourlyPrice,
     pub tags: BTreeMap<String, String>,
 }
 
-/// Launch `count` equal machines, idempotent by its token.
+/// Launch `count` machines in one zone, alike to whoever asks; idempotent by its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchRequest {
     pub client_token: ClientToken,
-    pub instance_type: String,
     pub zone: String,
-    pub purchase: Purchase,
+    /// What would do, best first; never empty. Each machine is of one of them, and its record says of which.
+    pub offers: Vec<Offer>,
+    /// How the cloud is to choose among neighbouring offers of one way of paying.
+    pub allocation: Allocation,
+    /// For those that are burstable.
+    pub credits: CreditMode,
     pub count: u32,
+    /// With all of [`tag`].
     pub tags: BTreeMap<String, String>,
+}
+
+/// A type and a way of paying for it, at a price.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offer {
+    pub instance_type: String,
+    pub purchase: Purchase,
+    /// What one costs an hour, commitments and surplus credits reckoned in; goes into the record.
+    pub price: HourlyPrice,
+}
+
+/// What a launch brought: some of what was asked, and why not all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launched {
+    /// Never more than asked.
+    pub records: Vec<InstanceRecord>,
+    /// Also where the whole count was reached with later offers.
+    pub shortages: Vec<Shortage>,
+}
+
+/// What the cloud could not give now. None stands for every one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub purchase: Option<Purchase>,
+    pub instance_type: Option<String>,
+    pub zone: Option<String>,
+    /// The cloud's error code, such as `InsufficientInstanceCapacity`: for events and metrics.
+    pub code: String,
+    pub message: String,
 }

@@ -2,8 +2,8 @@
 
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
-    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, NodeName, ObjectName,
-    PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
+    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, Launched, NodeName,
+    ObjectName, PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -16,8 +16,10 @@ use tokio::io::DuplexStream;
 /// first call made and makes none; `terminate` of what is gone succeeds.
 #[async_trait]
 pub trait Cloud: Send + Sync {
-    /// Starts machines. May return fewer than asked, never more; returns before they are up.
-    async fn launch(&self, request: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError>;
+    /// Starts machines. May return fewer than asked, never more; returns before they are up. What could
+    /// not be had now is no error: the answer says it. An error means that nothing was started, or that
+    /// what was is found by its tags.
+    async fn launch(&self, request: &LaunchRequest) -> Result<Launched, CloudError>;
     /// All machines of this cluster that exist or ended a short while ago, whoever launched them.
     async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError>;
     /// Ends machines. Returns when they are on their way out, not when they are gone.
@@ -41,9 +43,6 @@ pub enum CloudError {
     /// Try again later; the same request.
     #[error("the cloud did not {operation}: {message}")]
     Retry { operation: &'static str, message: String },
-    /// This type can't be had in this zone now: choose another.
-    #[error("no capacity for {instance_type} in {zone}: {message}")]
-    NoCapacity { instance_type: String, zone: String, message: String },
     /// The request is wrong: trying it again is no use.
     #[error("the cloud refuses to {operation}: {message}")]
     Refused { operation: &'static str, message: String },

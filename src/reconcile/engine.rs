@@ -3,7 +3,9 @@
 use super::world::{Effect, Fact, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
 use crate::decide::placement::Pool;
-use crate::model::{Generation, InstanceId, LaunchRequest, NodeName, PodUid, Purchase, tag};
+use crate::model::{
+    Allocation, CreditMode, Generation, InstanceId, LaunchRequest, Launched, NodeName, Offer, PodUid, Purchase, tag,
+};
 use crate::ports::{AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSource, StatusSink, client_token};
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
@@ -207,14 +209,17 @@ impl Engine {
         let reply = self.reply.clone();
         let cluster = self.config.cluster.clone();
         let metrics = self.config.metrics.clone();
+        let known = self.config.world.types.iter().find(|t| t.name == pool.instance_type);
+        let price = known.map(|t| t.price).unwrap_or_default();
         let node = node_of(&self.config.world.zones, &pool.zone);
         self.tasks.spawn(async move {
             let batch = format!("{:016x}", rand::random::<u64>());
             let request = LaunchRequest {
                 client_token: client_token(&cluster, &batch),
-                instance_type: pool.instance_type.clone(),
                 zone: pool.zone.clone(),
-                purchase: Purchase::OnDemand,
+                offers: vec![Offer { instance_type: pool.instance_type.clone(), purchase: Purchase::OnDemand, price }],
+                allocation: Allocation::default(),
+                credits: CreditMode::default(),
                 count,
                 tags: [(tag::CLUSTER, cluster), (tag::NODE, node), (tag::BATCH, batch), (tag::CLASS, "default".to_owned())]
                     .map(|(key, value)| (key.to_owned(), value))
@@ -222,9 +227,10 @@ impl Engine {
             };
             metrics.launch(count);
             let (records, failure) = match cloud.launch(&request).await {
-                Ok(records) => {
+                Ok(Launched { records, shortages }) => {
                     tracing::info!(asked = count, got = records.len(), instance_type = %pool.instance_type, zone = %pool.zone, "launched");
-                    (records, None)
+                    let short = shortages.into_iter().next().filter(|_| records.len() < count as usize);
+                    (records, short.map(|s| format!("no capacity: {}: {}", s.code, s.message)))
                 }
                 Err(error) => {
                     metrics.launch_failed();

@@ -17,7 +17,7 @@ use super::{
     sweep::{self, CLOUD, CloudFile},
 };
 use crate::{
-    model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest},
+    model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Launched, Offer, Shortage},
     ports::{ClaimError, Cloud, CloudError, InstanceProof},
 };
 use async_trait::async_trait;
@@ -124,7 +124,7 @@ impl LocalCloud {
 
 #[async_trait]
 impl Cloud for LocalCloud {
-    async fn launch(&self, request: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError> {
+    async fn launch(&self, request: &LaunchRequest) -> Result<Launched, CloudError> {
         let request = request.clone();
         self.blocking("launch", move |inner| inner.launch(&request, Timestamp::now())).await
     }
@@ -162,8 +162,8 @@ impl Inner {
         InstanceDir::new(&self.config.cluster_dir(), id)
     }
 
-    fn launch(&self, request: &LaunchRequest, now: Timestamp) -> Result<Vec<InstanceRecord>, CloudError> {
-        let instance_type = self.check(request)?;
+    fn launch(&self, request: &LaunchRequest, now: Timestamp) -> Result<Launched, CloudError> {
+        let offer = self.check(request)?;
         let mut machines = self.machines();
         let seen: Vec<&StoredInstance> = machines
             .values()
@@ -172,7 +172,8 @@ impl Inner {
             .collect();
         if !seen.is_empty() {
             return if seen.iter().all(|stored| same_request(stored, request)) {
-                Ok(seen.into_iter().map(|stored| stored.instance.clone()).collect())
+                let records = seen.into_iter().map(|stored| stored.instance.clone()).collect();
+                Ok(Launched { records, shortages: Vec::new() })
             } else {
                 Err(refused(format!("token {} was used for another request", request.client_token)))
             };
@@ -180,15 +181,12 @@ impl Inner {
         let subnet = Subnet { gateway: self.config.bridge_address, prefix_len: self.config.prefix_len };
         let pairs = allocate(subnet, &taken(machines.values()), request.count as usize);
         if pairs.is_empty() {
-            return Err(CloudError::NoCapacity {
-                instance_type: request.instance_type.clone(),
-                zone: request.zone.clone(),
-                message: format!("no address is free on {}", self.config.bridge),
-            });
+            return Ok(Launched { records: Vec::new(), shortages: vec![self.no_address(request)] });
         }
+        let pairs_left = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
         let mut launched = Vec::new();
         for pair in pairs {
-            match launch::record(&self.config, self.restrict_oom_score_adj, request, instance_type, pair, now) {
+            match launch::record(&self.config, self.restrict_oom_score_adj, request, offer, pair, now) {
                 Ok(stored) => launched.push(stored),
                 Err(error) if launched.is_empty() => return Err(retry("launch", &error)),
                 Err(error) => {
@@ -198,6 +196,7 @@ impl Inner {
             }
         }
         let mut records = Vec::new();
+        let short = pairs_left < request.count;
         for stored in launched {
             let id = stored.instance.id.clone();
             let child = launch::start(&self.self_binary, &self.dir(&id));
@@ -210,10 +209,23 @@ impl Inner {
             records.push(machine.stored.instance.clone());
             machines.insert(id, machine);
         }
-        Ok(records)
+        let shortages = if short { vec![self.no_address(request)] } else { Vec::new() };
+        Ok(Launched { records, shortages })
     }
 
-    fn check(&self, request: &LaunchRequest) -> Result<&InstanceType, CloudError> {
+    /// Of every type: there is one subnet for all.
+    fn no_address(&self, request: &LaunchRequest) -> Shortage {
+        Shortage {
+            purchase: None,
+            instance_type: None,
+            zone: Some(request.zone.clone()),
+            code: "InsufficientFreeAddressesInSubnet".to_owned(),
+            message: format!("no address is free on {}", self.config.bridge),
+        }
+    }
+
+    /// The best offer: this machine has capacity for each, and takes any way of paying at the price it is told.
+    fn check<'a>(&'a self, request: &'a LaunchRequest) -> Result<(&'a Offer, &'a InstanceType), CloudError> {
         let token = request.client_token.as_str();
         if token.is_empty() || token.len() > TOKEN_LENGTH || !token.is_ascii() {
             return Err(refused(format!("{token:?} is no client token: 1 to {TOKEN_LENGTH} ASCII characters")));
@@ -224,8 +236,13 @@ impl Inner {
         if !self.config.zones.contains(&request.zone) {
             return Err(refused(format!("there is no zone {}", request.zone)));
         }
-        let known = self.config.types.iter().find(|t| t.name == request.instance_type);
-        known.ok_or_else(|| refused(format!("there is no instance type {}", request.instance_type)))
+        let known = |offer: &Offer| self.config.types.iter().find(|t| t.name == offer.instance_type);
+        if let Some(offer) = request.offers.iter().find(|offer| known(offer).is_none()) {
+            return Err(refused(format!("there is no instance type {}", offer.instance_type)));
+        }
+        let best = request.offers.first().ok_or_else(|| refused("a launch without an offer".to_owned()))?;
+        let instance_type = known(best).ok_or_else(|| refused("a launch without an offer".to_owned()))?;
+        Ok((best, instance_type))
     }
 
     /// Returns the records, and whose remains are to be cleared up.
@@ -388,9 +405,8 @@ fn taken<'a>(machines: impl Iterator<Item = &'a Machine>) -> BTreeSet<Ipv4Addr> 
 
 fn same_request(stored: &StoredInstance, request: &LaunchRequest) -> bool {
     let instance = &stored.instance;
-    instance.instance_type == request.instance_type
+    stored.offers == request.offers
         && instance.zone == request.zone
-        && instance.purchase == request.purchase
         && stored.launch_count == request.count
         && instance.tags == request.tags
 }

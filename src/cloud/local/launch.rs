@@ -9,7 +9,7 @@ use super::{
     record::{CONSOLE, INSTANCE, InstanceDir, MACHINE, StoredInstance, USER_DATA},
     user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, UserDataInput, user_data},
 };
-use crate::model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest};
+use crate::model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Offer};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::{
@@ -28,10 +28,11 @@ pub fn record(
     config: &LocalCloudConfig,
     restrict_oom_score_adj: bool,
     request: &LaunchRequest,
-    instance_type: &InstanceType,
+    offer: (&Offer, &InstanceType),
     pair: Pair,
     now: Timestamp,
 ) -> Result<StoredInstance, LocalError> {
+    let (offer, instance_type) = offer;
     let id = InstanceId::new(format!("i-{}", &hex(&rand::random::<[u8; 9]>())[..17]));
     let token = hex(&rand::random::<[u8; 32]>());
     let dir = InstanceDir::new(&config.cluster_dir(), &id);
@@ -54,18 +55,19 @@ pub fn record(
         instance: InstanceRecord {
             id,
             client_token: request.client_token.clone(),
-            instance_type: request.instance_type.clone(),
+            instance_type: offer.instance_type.clone(),
             zone: request.zone.clone(),
-            purchase: request.purchase,
+            purchase: offer.purchase,
             state: InstanceState::Pending,
             state_reason: None,
             private_ip: Some(pair.machine.into()),
             pod_ip: Some(pair.pod.into()),
             launched_at: now,
-            price: instance_type.price,
+            price: offer.price,
             tags: request.tags.clone(),
         },
         launch_count: request.count,
+        offers: request.offers.clone(),
         token_sha256: hex(&Sha256::digest(&token)),
         stop_requested_at: None,
         ended_at: None,

@@ -5,7 +5,7 @@ use super::{
     error::{Doing, LocalError},
     process::ProcessId,
 };
-use crate::model::{InstanceId, InstanceRecord};
+use crate::model::{InstanceId, InstanceRecord, Offer};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -29,6 +29,9 @@ pub struct StoredInstance {
     pub instance: InstanceRecord,
     /// How many its launch asked for: the same token with another count is another request.
     pub launch_count: u32,
+    /// What would have done, best first.
+    #[serde(default)]
+    pub offers: Vec<Offer>,
     /// Of the one-time token; the token itself is in the user data alone.
     pub token_sha256: String,
     pub stop_requested_at: Option<Timestamp>,

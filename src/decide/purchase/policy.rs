@@ -4,6 +4,7 @@
 
 use super::glob::Glob;
 use super::schedule::Window;
+pub use crate::model::{Allocation, CreditMode};
 use crate::model::{HourlyPrice, Purchase};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -62,16 +63,6 @@ pub struct Step {
     pub after_ice: bool,
 }
 
-/// How EC2 is to choose among the pools it is offered (CreateFleet's AllocationStrategy).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Allocation {
-    #[default]
-    LowestPrice,
-    PriceCapacityOptimized,
-    CapacityOptimized,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -118,16 +109,6 @@ pub struct Credits {
     pub mode: CreditMode,
     /// The dearest surplus credits of one instance, if it used all the CPU that its Pod requests.
     pub max_surplus: Option<HourlyPrice>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CreditMode {
-    /// Beyond the baseline the CPU is throttled: a Pod must fit in the baseline.
-    Standard,
-    /// Beyond the baseline surplus credits are paid.
-    #[default]
-    Unlimited,
 }
 
 /// How many of a group's Pods are bought on demand: the first `base`, and of those above a percentage,

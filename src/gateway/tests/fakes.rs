@@ -3,8 +3,8 @@
 use crate::{
     agent::{ExecOutput, HostError, PodHost, Preparation, ServiceSink},
     model::{
-        DesiredPod, Generation, InstanceId, InstanceRecord, InstanceState, LaunchRequest, PodReport, PodStats, PodUid,
-        ServicePort, ServicesUpdate, Streams,
+        DesiredPod, Generation, InstanceId, InstanceRecord, InstanceState, LaunchRequest, Launched, PodReport,
+        PodStats, PodUid, ServicePort, ServicesUpdate, Streams,
     },
     ports::{ClaimError, Cloud, CloudError, InstanceProof},
 };
@@ -24,8 +24,8 @@ pub struct FakeCloud {
 
 #[async_trait]
 impl Cloud for FakeCloud {
-    async fn launch(&self, _: &LaunchRequest) -> Result<Vec<InstanceRecord>, CloudError> {
-        Ok(vec![])
+    async fn launch(&self, _: &LaunchRequest) -> Result<Launched, CloudError> {
+        Ok(Launched::default())
     }
     async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError> {
         Ok(vec![])
