@@ -10,6 +10,7 @@
 //! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
 //! - [`containers`], [`probe`], [`backoff`]: what an agent does next to a Pod's containers.
 //! - [`services`]: what the service proxies must know.
+//! - [`lease`]: which of several replicas leads.
 //! - [`log_view`]: which bytes of a container's log a reader gets.
 
 pub mod backoff;
@@ -17,6 +18,7 @@ pub mod containers;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod lease;
 pub mod lifecycle;
 pub mod log_view;
 pub mod placement;
