@@ -6,9 +6,11 @@
 pub mod policy;
 mod provider;
 mod raw;
+mod replicas;
 pub mod schema;
 
 pub use provider::*;
+pub use replicas::{Advertise, LeaderElection, SecretRef};
 
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};

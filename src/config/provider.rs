@@ -1,6 +1,9 @@
 //! provider.yaml with the catalog it names, validated.
 
-use super::{ConfigError, raw};
+use super::{
+    ConfigError, raw,
+    replicas::{self, Advertise, LeaderElection, SecretRef},
+};
 use crate::decide::placement::Pool;
 use crate::model::{InstanceType, NodeName, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
@@ -24,6 +27,9 @@ pub struct ProviderConfig {
     pub nodes: Vec<NodeConfig>,
     pub limits: Limits,
     pub agents_listen: SocketAddr,
+    pub agents_advertise: Advertise,
+    /// Where the agents' authority is kept; None: under `state_dir`.
+    pub authority_secret: Option<SecretRef>,
     pub registration_timeout: SignedDuration,
     pub dns_server: IpAddr,
     pub dns_domain: String,
@@ -35,6 +41,8 @@ pub struct ProviderConfig {
     pub reserved_memory_bytes: u64,
     pub keep_completed_pods: SignedDuration,
     pub telemetry_listen: Option<SocketAddr>,
+    /// None: this is the only replica.
+    pub leader_election: Option<LeaderElection>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +122,7 @@ impl ProviderConfig {
             }
             standby.insert(Pool { zone: entry.zone, instance_type: entry.instance_type }, entry.count);
         }
+        let authority_secret = replicas::secret(&check, "agents.authoritySecret", raw.agents.authority_secret)?;
         Ok(Self {
             cluster: raw.cluster,
             kubeconfig: raw.kubeconfig.map(|path| base.join(path)),
@@ -140,6 +149,9 @@ impl ProviderConfig {
             reserved_memory_bytes: check.bytes("defaults.reservedMemory", &raw.defaults.reserved_memory)?,
             keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
             telemetry_listen: raw.telemetry.listen,
+            leader_election: replicas::leader_election(&check, raw.leader_election, authority_secret.is_some())?,
+            agents_advertise: replicas::advertise(&check, raw.agents.advertise, raw.agents.listen)?,
+            authority_secret,
         })
     }
 }
@@ -193,12 +205,12 @@ fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
         .collect()
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     file: &'a Path,
 }
 
 impl Checker<'_> {
-    fn error(&self, key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    pub(super) fn error(&self, key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
         ConfigError::invalid(self.file, key, problem)
     }
 
@@ -212,7 +224,7 @@ impl Checker<'_> {
         parse_units(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
     }
 
-    fn duration(&self, key: &str, text: &str) -> Result<SignedDuration, ConfigError> {
+    pub(super) fn duration(&self, key: &str, text: &str) -> Result<SignedDuration, ConfigError> {
         let expected = "expected a duration such as 30s, 10m or 1h30m";
         text.parse::<Span>()
             .ok()
@@ -222,7 +234,7 @@ impl Checker<'_> {
     }
 
     /// A name that can stand in a node's name, a label's value and a path (RFC 1123).
-    fn label(&self, key: &str, text: &str) -> Result<(), ConfigError> {
+    pub(super) fn label(&self, key: &str, text: &str) -> Result<(), ConfigError> {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let fine =
             (1..=40).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
@@ -266,6 +278,13 @@ mod tests {
             ("subnet: 10.72.0.1/16", "subnet: 10.72.0.1", "cloud.local.subnet", "prefix"),
             ("keepCompletedPods: 10m", "keepCompletedPods: soon", "keepCompletedPods", "duration"),
             ("listen: 10.72.0.1:10255", "listen: nowhere", "agents.listen", "socket address"),
+            ("leaseDuration: 15s", "leaseDuration: 9s", "leaderElection.leaseDuration", "more than renewDeadline"),
+            ("leaseDuration: 15s", "leaseDuration: 15500ms", "leaderElection.leaseDuration", "whole seconds"),
+            ("retryPeriod: 2s", "retryPeriod: 9s", "leaderElection.renewDeadline", "times retryPeriod"),
+            ("retryPeriod: 2s", "retryPeriod: 0s", "leaderElection.retryPeriod", "above zero"),
+            ("enabled: false", "enabled: true", "agents.authoritySecret", "is missing"),
+            ("listen: 10.72.0.1:10255", "listen: 0.0.0.0:10255", "agents.advertise", "is missing"),
+            ("# advertise: agents.example.com:10255", "advertise: agents.example.com", "agents.advertise", "host:port"),
             ("catalog: catalog.yaml", "catalog: nothing.yaml", "nothing.yaml", "cannot be read"),
         ] {
             let refusal = refusal(from, to);

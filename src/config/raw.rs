@@ -25,6 +25,8 @@ pub struct Provider {
     pub keep_completed_pods: String,
     #[serde(default)]
     pub telemetry: Telemetry,
+    #[serde(default)]
+    pub leader_election: LeaderElection,
 }
 
 fn keep_completed() -> String {
@@ -53,6 +55,42 @@ pub struct Agents {
     /// How long an instance may take from its launch to its agent's first connection.
     #[serde(default = "registration_timeout")]
     pub registration_timeout: String,
+    /// Where instances dial in, as host:port, if it is not `listen`.
+    pub advertise: Option<String>,
+    /// Where the authority of the agents' certificates is kept, if not under `stateDir`.
+    pub authority_secret: Option<SecretName>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SecretName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Words and defaults are client-go's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct LeaderElection {
+    pub enabled: bool,
+    pub lease_name: String,
+    pub namespace: String,
+    pub lease_duration: String,
+    pub renew_deadline: String,
+    pub retry_period: String,
+}
+
+impl Default for LeaderElection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            lease_name: "pilotlight".to_owned(),
+            namespace: "pilotlight-system".to_owned(),
+            lease_duration: "15s".to_owned(),
+            renew_deadline: "10s".to_owned(),
+            retry_period: "2s".to_owned(),
+        }
+    }
 }
 
 fn registration_timeout() -> String {

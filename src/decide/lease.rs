@@ -119,6 +119,11 @@ impl Elector {
         matches!(self.standing, Standing::Leading { renewed } if now < renewed + self.timing.renew_deadline)
     }
 
+    /// Whether it has seen the Lease, or that there is none.
+    pub fn knows(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// Who holds the Lease, as last seen.
     pub fn holder(&self) -> Option<&str> {
         self.seen.as_ref()?.0.as_ref()?.holder.as_deref()

@@ -4,7 +4,8 @@
 //! - the gateway's own, made anew at each start, its key only in memory;
 //! - one for each agent: 24 hours, common name = instance id, for client authentication.
 //!
-//! Kept in `<state_dir>/pki/`: `agent-ca.crt`, `agent-ca.key` (0600). Made once: agents pin it.
+//! Kept in `<state_dir>/pki/`: `agent-ca.crt`, `agent-ca.key` (0600), or by the caller ([`Ca::make`],
+//! [`Ca::from_pem`]). Made once: agents pin it.
 
 use crate::{files::write_atomic, model::InstanceId};
 use rcgen::{
@@ -63,7 +64,7 @@ impl Ca {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(file("create", &dir))?;
         let (key_path, certificate_path) = (dir.join("agent-ca.key"), dir.join("agent-ca.crt"));
         match fs::read_to_string(&key_path) {
-            Ok(key_pem) => Self::load(&key_pem, &certificate_path),
+            Ok(key_pem) => Self::load(key_pem, &certificate_path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = make_ca()?;
                 // The key comes last: where it is, the certificate is. A crash in between leaves a
@@ -71,18 +72,28 @@ impl Ca {
                 write_atomic(&certificate_path, made.certificate_pem.as_bytes(), 0o644)
                     .map_err(file("write", &certificate_path))?;
                 write_atomic(&key_path, made.key_pem.as_bytes(), 0o600).map_err(file("write", &key_path))?;
-                Self::load(&made.key_pem, &certificate_path)
+                Self::from_pem(made)
             }
             Err(error) => Err(file("read", &key_path)(error)),
         }
     }
 
-    fn load(key_pem: &str, certificate_path: &Path) -> Result<Self, CaError> {
-        let certificate_pem = fs::read_to_string(certificate_path).map_err(file("read", certificate_path))?;
-        let key = KeyPair::from_pem(key_pem).map_err(crypto("read the agent CA's key"))?;
+    /// A new authority, for [`Ca::from_pem`].
+    pub fn make() -> Result<KeyAndCertificate, CaError> {
+        make_ca()
+    }
+
+    pub fn from_pem(pem: KeyAndCertificate) -> Result<Self, CaError> {
+        let KeyAndCertificate { key_pem, certificate_pem } = pem;
+        let key = KeyPair::from_pem(&key_pem).map_err(crypto("read the agent CA's key"))?;
         let issuer =
             Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(crypto("read the agent CA's certificate"))?;
         Ok(Self { issuer, certificate_pem })
+    }
+
+    fn load(key_pem: String, certificate_path: &Path) -> Result<Self, CaError> {
+        let certificate_pem = fs::read_to_string(certificate_path).map_err(file("read", certificate_path))?;
+        Self::from_pem(KeyAndCertificate { key_pem, certificate_pem })
     }
 
     /// What agents pin.

@@ -1,6 +1,7 @@
 //! The Kubernetes adapter: API objects in, our words out, and back.
 //!
 //! - [`identity`]: certificates for a node. [`node`]: the Node object, its status and Lease.
+//! - [`lease`]: which replica leads. [`authority`]: what all replicas' agents trust.
 //! - [`pods`]: the watch on a node's own Pods. [`intent`]: Pod -> PodIntent, refusing loudly.
 //! - [`refs`]: ConfigMaps, Secrets and tokens that Pods refer to, watched while they do.
 //! - [`services`]: Services and EndpointSlices for the proxies.
@@ -9,10 +10,12 @@
 //!
 //! Nothing outside this room knows k8s_openapi or kube.
 
+pub mod authority;
 pub mod client_ca;
 pub mod events;
 pub mod identity;
 pub mod intent;
+pub mod lease;
 pub mod node;
 pub mod pods;
 pub mod refs;

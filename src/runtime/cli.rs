@@ -1,6 +1,7 @@
 //! The command line: arguments to calls, errors to exit codes.
 //!
-//! Exit codes: 0 done; 1 something failed while it ran; 2 wrong arguments or a broken file (as clap does).
+//! Exit codes: 0 done; 1 something failed while it ran; 2 wrong arguments or a broken file (as clap does);
+//! 3 (`node`) the lease was lost.
 
 use crate::cloud::local::machine;
 use crate::config::ProviderConfig;

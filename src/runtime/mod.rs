@@ -7,6 +7,7 @@
 
 pub mod cli;
 mod http;
+mod leading;
 mod node_pods;
 mod plan;
 mod provider;

@@ -3,11 +3,12 @@
 //! Every task is critical: if one ends, all end and the process exits with an error, to be started
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
-use super::{http, node_pods::NodePods};
+use super::{http, leading, node_pods::NodePods};
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
-use crate::gateway::{Ca, Gateway, GatewayConfig};
+use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate};
 use crate::kube::{
+    authority::{self, AuthorityPem},
     client_ca::client_ca,
     events::EventRecorder,
     identity::{self, Identity},
@@ -41,26 +42,68 @@ use tokio_util::sync::CancellationToken;
 /// Pods and agents may be this far ahead of the reconciler before they wait for it.
 const QUEUE: usize = 4096;
 
-/// Runs until a signal asks for the end (Ok), or a part fails (Err).
+/// What there is before this replica leads.
+pub(super) struct Begun {
+    pub(super) tasks: JoinSet<anyhow::Result<&'static str>>,
+    pub(super) cancel: CancellationToken,
+    pub(super) metrics: Metrics,
+    /// Told to /readyz: why this replica is not ready.
+    pub(super) problem: watch::Sender<Option<String>>,
+    kube_config: kube::Config,
+    pub(super) provider: Client,
+}
+
+/// Runs until a signal asks for the end (Ok), or a part fails (Err). With leader election it first waits
+/// until it leads, and hands over when everything has ended; if it loses the lease, the process ends there.
 pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     crate::gateway::install_crypto_provider();
     let cancel = CancellationToken::new();
     let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     tasks.spawn(signals(cancel.clone()));
-
-    let pki = config.state_dir.join(&config.cluster).join("pki");
-    let ca = Arc::new(Ca::open(&config.state_dir.join(&config.cluster)).context("the agents' authority")?);
-    let cloud = make_cloud(&config, &ca)?;
-
+    let metrics = Metrics::default();
+    let (problem, ready) = watch::channel(Some("starting".to_owned()));
+    if let Some(listen) = config.telemetry_listen {
+        let metrics = metrics.clone();
+        let cancel = cancel.clone();
+        tasks.spawn(async move {
+            http::serve(listen, move || metrics.text(), ready, cancel).await.context("the telemetry port")?;
+            Ok("the telemetry port")
+        });
+    }
     let kube_config = identity::provider_config(config.kubeconfig.as_deref()).await?;
     let provider = Client::try_from(kube_config.clone()).context("the API server's client")?;
+    let mut begun = Begun { tasks, cancel, metrics, problem, kube_config, provider };
+    let leadership = match &config.leader_election {
+        Some(election) => match leading::win(election, &mut begun).await? {
+            Some(leadership) => Some(leadership),
+            None => return supervise(begun.tasks, &begun.cancel).await,
+        },
+        None => None,
+    };
+    begun.metrics.set_leader(true);
+    let outcome = lead(&config, begun).await;
+    if let Some(leadership) = leadership {
+        leadership.hand_over().await;
+    }
+    outcome
+}
+
+/// Everything that only one replica may do. All of it has ended when this returns.
+async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
+    let Begun { mut tasks, cancel, metrics, problem, kube_config, provider } = begun;
+    let pki = config.state_dir.join(&config.cluster).join("pki");
+    let ca = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        ca = authority(config, &provider) => Arc::new(ca.context("the agents' authority")?),
+    };
+    let cloud = make_cloud(config, &ca)?;
     let mut clients = HashMap::new();
     let mut serving = HashMap::new();
     let mut renewals = Vec::new();
     for node in &config.nodes {
         let (client, certificate, renew) = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            made = node_identity(&config, node, &kube_config, &provider, &pki) => made?,
+            made = node_identity(config, node, &kube_config, &provider, &pki) => made?,
         };
         clients.insert(node.name.clone(), client);
         serving.insert(node.name.clone(), certificate);
@@ -68,12 +111,11 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     }
 
     let (agent_updates, agents) = mpsc::channel(QUEUE);
-    let names = vec![config.agents_listen.ip().to_string()];
+    let names = vec![config.agents_advertise.host.clone()];
     let gateway_config = GatewayConfig { listen: config.agents_listen, names };
     let gateway = Arc::new(Gateway::start(&gateway_config, ca, Arc::clone(&cloud), agent_updates, cancel.clone())?);
     let link: Arc<dyn AgentLink> = Arc::clone(&gateway) as Arc<dyn AgentLink>;
 
-    let metrics = Metrics::default();
     let directory = Directory::default();
     let writer = StatusWriter::new(clients.clone());
     spawn(&mut tasks, "the status writer", writer.clone().run(cancel.clone()));
@@ -106,7 +148,7 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     let engine = Engine::new(
         EngineConfig {
             cluster: config.cluster.clone(),
-            world: world_config(&config),
+            world: world_config(config),
             cloud,
             link: Arc::clone(&link),
             status: Arc::new(writer),
@@ -120,7 +162,6 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     );
     spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
 
-    let (problem, ready) = watch::channel(Some("starting".to_owned()));
     spawn(&mut tasks, "the readiness", tell_readiness(health.clone(), problem, cancel.clone()));
     for node in &config.nodes {
         let facts = NodeFacts {
@@ -153,14 +194,6 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     };
     for node in &config.nodes {
         kubelet_apis.serve(&mut tasks, node, &serving[&node.name]).await?;
-    }
-    if let Some(listen) = config.telemetry_listen {
-        let metrics = metrics.clone();
-        let cancel = cancel.clone();
-        tasks.spawn(async move {
-            http::serve(listen, move || metrics.text(), ready, cancel).await.context("the telemetry port")?;
-            Ok("the telemetry port")
-        });
     }
     spawn(&mut tasks, "the certificates", until_renewal(renewals, cancel.clone()));
     tracing::info!(cluster = config.cluster, nodes = config.nodes.len(), "the provider runs");
@@ -264,6 +297,27 @@ async fn until_renewal(renewals: Vec<jiff::Timestamp>, cancel: CancellationToken
     }
 }
 
+async fn authority(config: &ProviderConfig, provider: &Client) -> anyhow::Result<Ca> {
+    let Some(secret) = &config.authority_secret else {
+        return Ok(Ca::open(&config.state_dir.join(&config.cluster))?);
+    };
+    let mut backoff = crate::retry::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let KeyAndCertificate { key_pem, certificate_pem } = Ca::make()?;
+        let new = AuthorityPem { key: key_pem, certificate: certificate_pem };
+        match authority::keep_once(provider.clone(), secret, new).await {
+            Ok(kept) => {
+                return Ok(Ca::from_pem(KeyAndCertificate { key_pem: kept.key, certificate_pem: kept.certificate })?);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the agents' authority is not there yet; trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
 fn make_cloud(config: &ProviderConfig, ca: &Ca) -> anyhow::Result<Arc<dyn Cloud>> {
     let CloudConfig::Local(local) = &config.cloud;
     let cloud = LocalCloud::new(local_cloud_config(config, local, ca)?).context("the local cloud")?;
@@ -288,7 +342,7 @@ fn local_cloud_config(config: &ProviderConfig, local: &LocalConfig, ca: &Ca) -> 
         cni_bin_dir: local.cni_bin_dir.clone(),
         agent_binary,
         self_binary: None,
-        provider_url: format!("https://{}", config.agents_listen),
+        provider_url: format!("https://{}", config.agents_advertise),
         ca_pem: ca.certificate_pem().to_owned(),
         registries: local
             .insecure_registries

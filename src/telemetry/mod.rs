@@ -42,6 +42,7 @@ pub struct Metrics {
     launched: Counter,
     launch_failures: Counter,
     pod_start: Histogram,
+    leader: Gauge,
 }
 
 impl Default for Metrics {
@@ -62,8 +63,11 @@ impl Default for Metrics {
         // From a warm start (tenths of a second) to a cloud's boot (tens of seconds).
         let pod_start = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
         registry.register("pod_start_seconds", "From a Pod's creation to Running, as first seen", pod_start.clone());
+        let leader = Gauge::default();
+        registry.register("leader", "1 if this replica leads", leader.clone());
         Self {
             registry: Arc::new(registry),
+            leader,
             pods,
             instances_bound,
             instances_free,
@@ -76,6 +80,10 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
     pub fn set_counts(&self, pods: usize, bound: usize, free: usize) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.pods.set(number(pods));

@@ -157,12 +157,7 @@ struct BadDay {
 fn bad_day() -> impl Strategy<Value = BadDay> {
     let delay = prop_oneof![4 => (0u8..4).prop_map(Some), 2 => (0u8..200).prop_map(Some), 1 => Just(None)];
     let moments = || prop::collection::vec((0u32..1500, 0..REPLICAS), 0..6);
-    (
-        prop::array::uniform3(1000u64..1490),
-        prop::collection::vec((delay.clone(), delay), 20..120),
-        moments(),
-        moments(),
-    )
+    (prop::array::uniform3(1000u64..1490), prop::collection::vec((delay.clone(), delay), 20..120), moments(), moments())
         .prop_map(|(speeds, fates, crashes, releases)| BadDay { speeds, fates, crashes, releases })
 }
 
@@ -237,11 +232,8 @@ impl World {
     }
 
     fn send(&mut self, replica: usize, asked: Asked) {
-        let (to, back) = if self.calm {
-            (Some(0), Some(0))
-        } else {
-            self.day.fates[self.requests % self.day.fates.len()]
-        };
+        let (to, back) =
+            if self.calm { (Some(0), Some(0)) } else { self.day.fates[self.requests % self.day.fates.len()] };
         self.requests += 1;
         let begun = self.clock(replica);
         let arrives = to.map(|ticks| self.tick + u32::from(ticks));
