@@ -7,6 +7,7 @@
 //! - [`ports`]: the traits through which decisions reach the world.
 //! - [`config`]: the files a user edits, parsed and validated.
 //! - [`kube`], [`cloud`], [`gateway`], [`kubelet_api`], [`agent`]: the adapters.
+//! - [`ingress`]: `pilotlight gateway`, the ingress for Knative.
 //! - [`reconcile`]: snapshot -> decide -> execute.
 //! - [`telemetry`]: tracing and metrics. [`runtime`]: the wiring.
 
@@ -16,6 +17,7 @@ pub mod config;
 pub mod decide;
 pub mod files;
 pub mod gateway;
+pub mod ingress;
 pub mod kube;
 pub mod kubelet_api;
 pub mod model;

@@ -35,6 +35,8 @@ enum Command {
     Status(super::status::StatusArgs),
     /// Show what a cost policy would buy for manifests, why, and at what price; needs no cluster
     Plan(super::plan::PlanArgs),
+    /// Run the ingress for Knative: a KIngress controller and its data plane
+    Gateway(super::gateway::GatewayArgs),
     /// A machine of the local cloud (started by the provider)
     #[command(hide = true)]
     LocalMachine(machine::MachineArgs),
@@ -64,6 +66,10 @@ pub fn main() -> ExitCode {
             Err(error) => broken_file(&error),
         },
         Command::Plan(args) => super::plan::run(&args, jiff::Timestamp::now()),
+        Command::Gateway(args) => {
+            telemetry::init_logs(args.log_format);
+            finish(runtime().block_on(super::gateway::run(args)))
+        }
         Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
     }
 }

@@ -6,6 +6,7 @@
 //! - [`status`]: `pilotlight status`.
 
 pub mod cli;
+mod gateway;
 mod http;
 mod leading;
 mod node_pods;

@@ -1,0 +1,30 @@
+//! The data plane: requests in, requests out, nothing kept in between.
+//!
+//! ```text
+//!   listener (server.rs) -> connection -> request (forward.rs)
+//!                                            |  table: host, path, headers -> route -> split -> backend
+//!                                            |  headers.rs: what is added, set, left out
+//!                                            v
+//!                          endpoint (pool.rs) -- a connection that is free, or a new one
+//!                                            |
+//!                                  body.rs <-+-> tunnel.rs (after 101 Switching Protocols)
+//! ```
+//!
+//! Bodies stream in both directions, a frame at a time; trailers too. A request is tried again only while nothing of
+//! it can have reached anybody: no connection was made, or the one taken from the pool turned out to be closed before
+//! the first byte.
+
+mod body;
+mod forward;
+mod headers;
+mod live;
+mod metrics;
+mod pool;
+mod server;
+mod tunnel;
+
+pub use body::ProxyBody;
+pub use live::{Live, LiveBackend};
+pub use metrics::Metrics;
+pub use pool::{Endpoint, Endpoints};
+pub use server::{Limits, Proxy};
