@@ -189,3 +189,114 @@ fn protocol(port: &ServicePort) -> Protocol {
         _ => Protocol::Http1,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(ports: &[(&str, u16, Option<&str>)]) -> Service {
+        let port = |(name, number, app): &(&str, u16, Option<&str>)| ServicePort {
+            name: (*name).to_owned(),
+            number: *number,
+            app_protocol: app.map(str::to_owned),
+        };
+        Service { external_name: None, ports: ports.iter().map(port).collect(), ipv6: false }
+    }
+
+    fn external(name: &str) -> Service {
+        Service { external_name: Some(name.to_owned()), ..service(&[]) }
+    }
+
+    fn slice(of: &str, ports: &[(&str, u16)], ready: &[&str]) -> Slice {
+        Slice {
+            service: ObjectName::new("ns", of),
+            ports: ports.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect(),
+            ready: ready.iter().map(|ip| ip.parse().unwrap()).collect(),
+        }
+    }
+
+    fn directory(services: &[(&str, Service)], slices: &[Slice]) -> Directory {
+        let mut directory = Directory { cluster_domain: "cluster.local".to_owned(), ..Directory::default() };
+        for (name, service) in services {
+            directory.services.insert(ObjectName::new("ns", *name), service.clone());
+        }
+        for (index, slice) in slices.iter().enumerate() {
+            let of = directory.slices.entry(slice.service.clone()).or_default();
+            of.insert(index.to_string(), slice.clone());
+        }
+        directory
+    }
+
+    fn key(service: &str, port: i32) -> BackendKey {
+        BackendKey { service: ObjectName::new("ns", service), port: PortRef::Number(port) }
+    }
+
+    fn sockets(backend: &Backend) -> Vec<String> {
+        backend.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_ready_addresses_of_all_slices_are_the_endpoints_each_once() {
+        let slices = [
+            slice("a", &[("http", 8080), ("other", 1)], &["10.0.0.2", "10.0.0.1"]),
+            slice("a", &[("http", 9090)], &["10.0.0.3"]),
+            slice("a", &[("http", 8080)], &["10.0.0.1", "fd00::1"]),
+            slice("b", &[("http", 8080)], &["10.0.0.9"]),
+        ];
+        let directory = directory(&[("a", service(&[("http", 80, None)]))], &slices);
+        let backend = directory.resolve(&key("a", 80)).unwrap();
+        assert_eq!(sockets(&backend), ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"]);
+        let by_name = BackendKey { port: PortRef::Name("http".to_owned()), ..key("a", 0) };
+        assert_eq!(directory.resolve(&by_name).unwrap(), backend);
+    }
+
+    #[test]
+    fn the_protocol_is_the_ports() {
+        for (name, app, expected) in [
+            ("http", None, Protocol::Http1),
+            ("", None, Protocol::Http1),
+            ("http2", None, Protocol::H2c),
+            ("h2c", None, Protocol::H2c),
+            ("grpc-api", None, Protocol::H2c),
+            ("http", Some("kubernetes.io/h2c"), Protocol::H2c),
+            ("http2", Some("http"), Protocol::Http1),
+        ] {
+            let slices = [slice("a", &[(name, 1)], &["10.0.0.1"])];
+            let directory = directory(&[("a", service(&[(name, 80, app)]))], &slices);
+            assert_eq!(directory.resolve(&key("a", 80)).unwrap().protocol, expected, "{name} {app:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let services = [
+            ("a", service(&[("http", 80, None), ("https", 443, None)])),
+            ("loop", external("loop.ns.svc.cluster.local")),
+        ];
+        let directory = directory(&services, &[slice("a", &[("http", 8080)], &[])]);
+        let missing = |key: &BackendKey| directory.resolve(key).unwrap_err();
+        assert_eq!(missing(&key("none", 80)), Missing::Service(ObjectName::new("ns", "none")));
+        assert_eq!(missing(&key("a", 81)), Missing::Port(key("a", 81)));
+        assert_eq!(missing(&key("a", 80)), Missing::Endpoint(ObjectName::new("ns", "a")));
+        assert_eq!(missing(&key("a", 443)), Missing::Tls(key("a", 443)));
+        assert_eq!(missing(&key("loop", 80)), Missing::Names(ObjectName::new("ns", "loop")));
+    }
+
+    #[test]
+    fn an_external_name_in_the_cluster_is_followed_and_another_is_left_to_dns() {
+        let services = [
+            ("in", external("a.ns.svc.cluster.local")),
+            ("short", external("a.ns.svc")),
+            ("out", external("www.example.com")),
+            ("gone", external("nobody.ns.svc.cluster.local")),
+            ("a", service(&[("http2", 80, None)])),
+        ];
+        let directory = directory(&services, &[slice("a", &[("http2", 8081)], &["10.0.0.1"])]);
+        for name in ["in", "short"] {
+            let backend = directory.resolve(&key(name, 80)).unwrap();
+            assert_eq!((sockets(&backend), backend.protocol), (vec!["10.0.0.1:8081".to_owned()], Protocol::H2c));
+        }
+        assert_eq!(sockets(&directory.resolve(&key("out", 80)).unwrap()), ["www.example.com:80"]);
+        assert_eq!(sockets(&directory.resolve(&key("gone", 80)).unwrap()), ["nobody.ns.svc.cluster.local:80"]);
+    }
+}

@@ -214,7 +214,9 @@ impl Controller {
 enum Written {
     Done(Box<Ingress>),
     /// The object has changed or gone meanwhile: the watch tells.
-    Overtaken { version: Option<String> },
+    Overtaken {
+        version: Option<String>,
+    },
     /// Not now; the pause after it is over.
     Failed,
 }
@@ -234,7 +236,14 @@ struct Writer {
 
 impl Writer {
     fn new(client: Client) -> Self {
-        Self { client, under_way: FuturesUnordered::new(), busy: BTreeSet::new(), failures: BTreeMap::new(), overtaken: BTreeMap::new(), skipped: false }
+        Self {
+            client,
+            under_way: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            overtaken: BTreeMap::new(),
+            skipped: false,
+        }
     }
 
     fn write(&mut self, write: StatusWrite) {
@@ -318,9 +327,11 @@ fn slice(object: &discovery::EndpointSlice) -> Option<Slice> {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
     };
     let addresses = object.endpoints.iter().flatten().filter(ready).flat_map(|endpoint| &endpoint.addresses);
-    let ports = object.ports.iter().flatten().filter_map(|port| {
-        Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?))
-    });
+    let ports = object
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)));
     Some(Slice {
         service: ObjectName::new(object.namespace().unwrap_or_default(), service.clone()),
         ports: ports.collect(),

@@ -202,18 +202,16 @@ enum Lack {
 }
 
 /// What this Ingress needs and isn't there.
-fn lacks(
-    compiled: &Compiled,
-    directory: &Directory,
-    certificates: &BTreeMap<ObjectName, Certificate>,
-) -> Option<Lack> {
+fn lacks(compiled: &Compiled, directory: &Directory, certificates: &BTreeMap<ObjectName, Certificate>) -> Option<Lack> {
     let secrets: BTreeSet<&ObjectName> = compiled.certificates.values().collect();
     let certificate = |secret: &&ObjectName| match certificates.get(*secret) {
         Some(Certificate::Usable(_)) => None,
         Some(Certificate::Unusable(why)) => {
             Some(format!("Secret {}/{} can't be used for TLS: {why}", secret.namespace, secret.name))
         }
-        Some(Certificate::Missing) | None => Some(format!("Secret {}/{} does not exist", secret.namespace, secret.name)),
+        Some(Certificate::Missing) | None => {
+            Some(format!("Secret {}/{} does not exist", secret.namespace, secret.name))
+        }
     };
     let backend = compiled.backends.iter().find_map(|key| directory.resolve(key).err());
     backend.map(Lack::Backend).or_else(|| secrets.iter().find_map(certificate).map(Lack::Certificate))

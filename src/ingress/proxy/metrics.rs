@@ -36,8 +36,9 @@ impl Default for Metrics {
         let requests = Family::default();
         registry.register("requests", "Requests answered, by status code", requests.clone());
         // From what a proxy adds (fractions of a millisecond) to a cold start (tens of seconds).
-        let seconds =
-            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        let seconds = Histogram::new([
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+        ]);
         registry.register("first_byte_seconds", "From a request's head to its response's head", seconds.clone());
         let failures = Family::default();
         registry.register("upstream_failures", "Attempts at an endpoint that failed, by stage", failures.clone());
@@ -49,16 +50,7 @@ impl Default for Metrics {
         registry.register("ingresses", "Ingresses of this gateway's class", ingresses.clone());
         let tunnels = Gauge::default();
         registry.register("tunnels", "Upgraded connections that are open", tunnels.clone());
-        Self {
-            registry: Arc::new(registry),
-            requests,
-            seconds,
-            failures,
-            connections,
-            in_flight,
-            ingresses,
-            tunnels,
-        }
+        Self { registry: Arc::new(registry), requests, seconds, failures, connections, in_flight, ingresses, tunnels }
     }
 }
 

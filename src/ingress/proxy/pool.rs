@@ -60,10 +60,12 @@ pub enum SendError {
     Broken(hyper::Error),
 }
 
+type Known = HashMap<(Address, Protocol), Weak<Endpoint>>;
+
 /// All endpoints that somebody uses.
 #[derive(Clone, Default)]
 pub struct Endpoints {
-    known: Arc<Mutex<HashMap<(Address, Protocol), Weak<Endpoint>>>>,
+    known: Arc<Mutex<Known>>,
     tasks: TaskTracker,
 }
 
@@ -148,7 +150,11 @@ impl Endpoint {
         sent
     }
 
-    async fn send_alone(self: &Arc<Self>, request: Request<Incoming>, busy: Busy) -> Result<Response<Leased>, SendError> {
+    async fn send_alone(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        busy: Busy,
+    ) -> Result<Response<Leased>, SendError> {
         let mut request = request;
         loop {
             let (mut sender, reused) = match self.take_free() {
@@ -201,7 +207,9 @@ impl Endpoint {
 
     fn take_free(&self) -> Option<http1::SendRequest<Incoming>> {
         let mut free = lock(&self.free);
-        std::iter::from_fn(|| free.pop()).map(|free| free.sender).find(|sender| sender.is_ready() && !sender.is_closed())
+        std::iter::from_fn(|| free.pop())
+            .map(|free| free.sender)
+            .find(|sender| sender.is_ready() && !sender.is_closed())
     }
 
     fn give_back(&self, sender: http1::SendRequest<Incoming>) {
@@ -213,8 +221,7 @@ impl Endpoint {
 
     async fn connect_alone(&self) -> Result<http1::SendRequest<Incoming>, ConnectError> {
         let stream = connect(&self.address).await?;
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
         // Ends when the sender and the body in flight are dropped, or the peer closes. Its error is the request's.
         self.tasks.spawn(async move { drop(connection.with_upgrades().await) });
         Ok(sender)
@@ -236,7 +243,8 @@ impl Endpoint {
             .keep_alive_timeout(PONG)
             .max_header_list_size(u32::try_from(HEAD).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(stream));
-        let (sender, connection) = tokio::time::timeout(CONNECT, handshake).await.map_err(|_| ConnectError::TimedOut)??;
+        let (sender, connection) =
+            tokio::time::timeout(CONNECT, handshake).await.map_err(|_| ConnectError::TimedOut)??;
         self.tasks.spawn(async move { drop(connection.await) });
         let streams = Arc::new(());
         lock(&self.shared).push(Shared { sender: sender.clone(), streams: Arc::clone(&streams) });
@@ -267,7 +275,10 @@ impl Endpoint {
 /// What a response holds on to until its body is read or dropped.
 pub(super) enum Lease {
     Alone(Arc<Endpoint>, http1::SendRequest<Incoming>, #[allow(dead_code, reason = "counts while it lives")] Busy),
-    Shared(#[allow(dead_code, reason = "counts while it lives")] Arc<()>, #[allow(dead_code, reason = "likewise")] Busy),
+    Shared(
+        #[allow(dead_code, reason = "counts while it lives")] Arc<()>,
+        #[allow(dead_code, reason = "likewise")] Busy,
+    ),
 }
 
 impl Lease {

@@ -169,11 +169,7 @@ impl Proxy {
 
     fn server(&self) -> auto::Builder<TokioExecutor> {
         let mut server = auto::Builder::new(TokioExecutor::new());
-        server
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.idle)
-            .max_buf_size(self.limits.head);
+        server.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.idle).max_buf_size(self.limits.head);
         server
             .http2()
             .timer(TokioTimer::new())

@@ -128,8 +128,8 @@ fn splits(path: &HttpPath, at: &str) -> Result<Vec<Split>, Refusal> {
         // One alone may leave it out.
         let percent = if declared.len() == 1 && split.percent == 0 { 100 } else { split.percent };
         let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
-        let percent =
-            percent.ok_or_else(|| refuse(format!("{at}.percent"), split.percent.to_string(), "a number from 0 to 100"))?;
+        let percent = percent
+            .ok_or_else(|| refuse(format!("{at}.percent"), split.percent.to_string(), "a number from 0 to 100"))?;
         let set = set_headers(&split.append_headers, &at)?;
         let service = ObjectName::new(split.service_namespace.clone(), split.service_name.clone());
         let backend = Arc::new(BackendKey { service, port: split.service_port.clone() });
@@ -190,7 +190,11 @@ fn set_headers(from: &BTreeMap<String, String>, at: &str) -> Result<Vec<(HeaderN
     for (key, value) in from {
         let (name, value) = header(key, value, &at)?;
         if is_reserved(&name) {
-            return Err(refuse(format!("{at}[{key}]"), key, "a header that neither frames a message nor names its target"));
+            return Err(refuse(
+                format!("{at}[{key}]"),
+                key,
+                "a header that neither frames a message nor names its target",
+            ));
         }
         set.push((name, value));
     }
