@@ -5,6 +5,7 @@
 //!
 //! - [`placement`]: which Pod gets which instance; what to launch, what to release.
 //! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
+//! - [`reserve`]: when what is scaled to zero has a warm copy that answers, and when not.
 //! - [`purchase`]: what to buy for a Pod by the cost policy, and why.
 //! - [`status`]: what the API server should say of a Pod.
 //! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
@@ -24,5 +25,6 @@ pub mod log_view;
 pub mod placement;
 pub mod probe;
 pub mod purchase;
+pub mod reserve;
 pub mod services;
 pub mod status;
