@@ -186,7 +186,7 @@ impl Drop for Space {
 }
 
 impl Space {
-    fn blocking_kubectl(&self, args: &[&str]) -> std::process::Command {
+    pub fn blocking_kubectl(&self, args: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(kubectl::program());
         command.env("KUBECONFIG", self.cluster.kubeconfig()).args(["--namespace", &self.name]).args(args);
         command.env("KUBECACHEDIR", self.cluster.state.join("kubectl-cache")).stdin(std::process::Stdio::null());
