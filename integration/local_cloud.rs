@@ -194,15 +194,27 @@ impl World {
         if devices.contains(&id[id.len() - 13..]) {
             found.push("a network device".to_owned());
         }
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let dir = hierarchy.path().join("pilotlight").join(&self.config.cluster).join(id);
-            found.extend(dir.exists().then(|| format!("cgroup {}", dir.display())));
-        }
+        found.extend(
+            self.cgroups()
+                .into_iter()
+                .map(|dir| dir.join(id))
+                .filter(|dir| dir.exists())
+                .map(|dir| format!("cgroup {}", dir.display())),
+        );
         for name in ["upper", "work", "root", "disk", "user-data.yaml"] {
             let path = self.config.state_dir.join(&self.config.cluster).join(id).join(name);
             found.extend(path.exists().then(|| path.display().to_string()));
         }
         found
+    }
+
+    /// The cluster's cgroups on the host, in every hierarchy (v2 has but one).
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let below = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
+        let hierarchies = below.chain([root.to_owned()]);
+        let dirs = hierarchies.map(|hierarchy| hierarchy.join("pilotlight").join(&self.config.cluster));
+        dirs.filter(|dir| dir.exists()).collect()
     }
 
     fn until_nothing_remains(&self, id: &InstanceId) {
@@ -309,9 +321,10 @@ fn a_machine_has_the_size_of_its_type_and_its_own_address_and_runs_containers() 
     assert_eq!(machines[0].pod_ip, Some(Ipv4Addr::new(10, 72, 0, 3).into()));
     let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max";
     assert_eq!(world.inside(id, limit).unwrap(), MEMORY.to_string());
-    let quota =
-        "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us 2>/dev/null | head -1 || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
+    let quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
     assert_eq!(world.inside(id, quota).unwrap(), "150000");
+    let processes = "cat /sys/fs/cgroup/pids/pids.max || cat /sys/fs/cgroup/pids.max";
+    assert_eq!(world.inside(id, processes).unwrap(), "32768");
     // `/init`: where the unified hierarchy has controllers.
     let off_root = world.inside(id, "grep -v -e ':/$' -e '^0::/init$' /proc/1/cgroup; true").unwrap();
     assert_eq!(off_root, "", "PID 1 is not at the root of its cgroups");
@@ -333,6 +346,22 @@ fn a_machine_has_the_size_of_its_type_and_its_own_address_and_runs_containers() 
     let hog = format!("ctr -n k8s.io run --rm {IMAGE} hog /bin/sh -c 'head -c 600000000 /dev/zero | tail'");
     assert!(world.inside(id, &hog).is_err());
     assert_eq!(world.state(other), InstanceState::Running);
+}
+
+#[test]
+fn a_machine_gets_no_more_cpu_than_its_type_has() {
+    let world = World::with("cpu", |config| config.types[0].cpu_millis = 200);
+    let id = &world.launch_and_wait("batch", 1)[0].id;
+    let count = |name: &str| {
+        let stat = world.inside(id, "cat /sys/fs/cgroup/cpu/cpu.stat || cat /sys/fs/cgroup/cpu.stat").unwrap();
+        let value = stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {stat}"))
+    };
+    world.until(id, "containerd answers", || world.inside(id, "ctr version").is_ok());
+    let burn = format!("ctr -n k8s.io run --detach {IMAGE} burn /bin/sh -c 'while :; do :; done'");
+    world.inside(id, &burn).unwrap();
+    let before = count("nr_throttled");
+    world.until(id, "it is held back", || count("nr_throttled") > before + 10);
 }
 
 #[test]
@@ -521,6 +550,6 @@ fn destroying_a_cluster_leaves_no_machine_bridge_or_cgroup() {
         assert_eq!(world.remains(&machine.id), Vec::<String>::new());
     }
     assert!(!fs::read_to_string("/proc/thread-self/net/dev").unwrap().contains("pl0"));
-    assert!(!Path::new("/sys/fs/cgroup/memory/pilotlight").join(&world.config.cluster).exists());
+    assert_eq!(world.cgroups(), Vec::<PathBuf>::new());
     assert!(!world.config.state_dir.join(&world.config.cluster).exists());
 }

@@ -29,7 +29,12 @@ const PARENT: &str = "pilotlight";
 pub const LEAF: &str = "init";
 /// The default of the kernel and of every runtime.
 const CPU_PERIOD_MICROS: u64 = 100_000;
-const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
+/// What containers are limited by. (Beside v1 the unified hierarchy may have others: nothing here needs
+/// them, and whoever stands in a cgroup namespace's root may not give them.)
+const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "cpuset", "io"];
+/// The kernel's default of `kernel.pid_max` for a machine of up to 32 processors (proc_sys_kernel(5)): a
+/// fork bomb takes its own machine's processes, not the host's.
+const MAX_PROCESSES: u32 = 32_768;
 /// A cgroup whose last process has just died refuses to go for a moment.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -235,6 +240,9 @@ fn limits(version: &Version, size: Size) -> Vec<(&'static str, String)> {
             if version.has("memory") {
                 limits.push(("memory.limit_in_bytes", size.memory_bytes.to_string()));
             }
+            if version.has("pids") {
+                limits.push(("pids.max", MAX_PROCESSES.to_string()));
+            }
             limits
         }
         Version::V2 => vec![
@@ -242,6 +250,7 @@ fn limits(version: &Version, size: Size) -> Vec<(&'static str, String)> {
             ("memory.max", size.memory_bytes.to_string()),
             // Machines have no swap.
             ("memory.swap.max", "0".to_owned()),
+            ("pids.max", MAX_PROCESSES.to_string()),
         ],
     }
 }
@@ -361,7 +370,11 @@ mod tests {
         let v1 = |options: &str| limits(&Version::V1 { options: options.to_owned() }, size);
         assert_eq!(v1("cpu,cpuacct")[1], ("cpu.cfs_quota_us", "150000".to_owned()));
         assert_eq!(v1("memory"), [("memory.limit_in_bytes", "1073741824".to_owned())]);
+        assert_eq!(v1("pids"), [("pids.max", "32768".to_owned())]);
         assert_eq!(v1("cpuset"), []);
-        assert_eq!(limits(&Version::V2, size)[0], ("cpu.max", "150000 100000".to_owned()));
+        let v2 = limits(&Version::V2, size);
+        assert_eq!(v2[0], ("cpu.max", "150000 100000".to_owned()));
+        assert_eq!(v2[1], ("memory.max", "1073741824".to_owned()));
+        assert_eq!(v2[3], ("pids.max", "32768".to_owned()));
     }
 }
