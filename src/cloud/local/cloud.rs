@@ -9,7 +9,7 @@ use super::{
     config::LocalCloudConfig,
     disk,
     error::{Doing, LocalError, chain},
-    launch::{self, hex},
+    launch::{self, GivenMachine, hex},
     lifecycle::{Action, Known, Supervisor, judge},
     network,
     process::boot_id,
@@ -101,6 +101,21 @@ impl LocalCloud {
     /// The machine's console: what its PID 1, containerd and agent printed.
     pub fn console_log(&self, id: &InstanceId) -> PathBuf {
         self.0.dir(id).file(CONSOLE)
+    }
+
+    /// Boots a machine that another cloud made ([`GivenMachine`]); describe and terminate treat it as any.
+    pub async fn boot_given(&self, given: GivenMachine) -> Result<(), CloudError> {
+        self.blocking("launch", move |inner| {
+            let mut machines = inner.machines();
+            if machines.contains_key(&given.id) {
+                return Ok(());
+            }
+            let stored = launch::record_given(&inner.config, inner.restrict_oom_score_adj, &given, Timestamp::now())
+                .map_err(|error| retry("launch", &error))?;
+            inner.start(&mut machines, stored);
+            Ok(())
+        })
+        .await
     }
 
     fn start_cleaner(&self, due: Vec<InstanceId>) {
@@ -198,19 +213,23 @@ impl Inner {
         let mut records = Vec::new();
         let short = pairs_left < request.count;
         for stored in launched {
-            let id = stored.instance.id.clone();
-            let child = launch::start(&self.self_binary, &self.dir(&id));
-            let mut machine = Machine { stored, note: None, child: None };
-            match child {
-                Ok(child) => machine.child = Some(child),
-                // It stays a record without a supervisor: the next look ends it and clears up.
-                Err(error) => tracing::warn!(instance = %id, error = chain(&error), "the instance did not start"),
-            }
-            records.push(machine.stored.instance.clone());
-            machines.insert(id, machine);
+            records.push(stored.instance.clone());
+            self.start(&mut machines, stored);
         }
         let shortages = if short { vec![self.no_address(request)] } else { Vec::new() };
         Ok(Launched { records, shortages })
+    }
+
+    fn start(&self, machines: &mut BTreeMap<InstanceId, Machine>, stored: StoredInstance) {
+        let id = stored.instance.id.clone();
+        let child = launch::start(&self.self_binary, &self.dir(&id));
+        let mut machine = Machine { stored, note: None, child: None };
+        match child {
+            Ok(child) => machine.child = Some(child),
+            // It stays a record without a supervisor: the next look ends it and clears up.
+            Err(error) => tracing::warn!(instance = %id, error = chain(&error), "the instance did not start"),
+        }
+        machines.insert(id, machine);
     }
 
     /// Of every type: there is one subnet for all.

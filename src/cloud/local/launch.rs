@@ -7,12 +7,15 @@ use super::{
     machine::{Bind, MachineSpec},
     network,
     record::{CONSOLE, INSTANCE, InstanceDir, MACHINE, StoredInstance, USER_DATA},
-    user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, UserDataInput, user_data},
+    user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, UserData, UserDataInput, image, user_data},
 };
-use crate::model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Offer};
+use crate::model::{
+    ClientToken, InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Offer, Purchase,
+};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     net::Ipv4Addr,
     os::unix::fs::OpenOptionsExt,
@@ -51,24 +54,90 @@ pub fn record(
         .map_err(|message| LocalError::Content { path: dir.file(USER_DATA), message })?;
     dir.write_text(USER_DATA, &yaml)?;
     dir.write(MACHINE, &spec(config, &id, instance_type, pair.machine))?;
+    let instance = InstanceRecord {
+        id,
+        client_token: request.client_token.clone(),
+        instance_type: offer.instance_type.clone(),
+        zone: request.zone.clone(),
+        purchase: offer.purchase,
+        state: InstanceState::Pending,
+        state_reason: None,
+        private_ip: Some(pair.machine.into()),
+        pod_ip: Some(pair.pod.into()),
+        launched_at: now,
+        price: offer.price,
+        tags: request.tags.clone(),
+    };
+    store(&dir, instance, request.count, request.offers.clone(), hex(&Sha256::digest(&token)))
+}
+
+/// A machine whose id, addresses and user data another cloud chose: what stands in for that cloud boots it
+/// here. It cannot be claimed by a token.
+#[derive(Clone, Debug)]
+pub struct GivenMachine {
+    pub id: InstanceId,
+    pub zone: String,
+    pub instance_type: InstanceType,
+    pub address: Ipv4Addr,
+    pub pod_address: Option<Ipv4Addr>,
+    /// Beside what the local cloud's image brings: containerd and its configuration.
+    pub user_data: UserData,
+}
+
+/// As [`record`], for a machine that is given.
+pub fn record_given(
+    config: &LocalCloudConfig,
+    restrict_oom_score_adj: bool,
+    given: &GivenMachine,
+    now: Timestamp,
+) -> Result<StoredInstance, LocalError> {
+    let dir = InstanceDir::new(&config.cluster_dir(), &given.id);
+    fs::create_dir(dir.path()).doing(|| format!("make {}", dir.path().display()))?;
+    let input = UserDataInput {
+        instance_id: given.id.as_str(),
+        provider_url: &config.provider_url,
+        ca_pem: &config.ca_pem,
+        token: "",
+        sandbox_image: &config.sandbox_image,
+        registries: &config.registries,
+        restrict_oom_score_adj,
+    };
+    let mut data = image(&input);
+    data.write_files.extend(given.user_data.write_files.iter().cloned());
+    data.services.extend(given.user_data.services.iter().cloned());
+    let yaml = serde_saphyr::to_string(&data)
+        .map_err(|error| LocalError::Content { path: dir.file(USER_DATA), message: error.to_string() })?;
+    dir.write_text(USER_DATA, &yaml)?;
+    dir.write(MACHINE, &spec(config, &given.id, &given.instance_type, given.address))?;
+    let instance = InstanceRecord {
+        id: given.id.clone(),
+        client_token: ClientToken::new(given.id.as_str()),
+        instance_type: given.instance_type.name.clone(),
+        zone: given.zone.clone(),
+        purchase: Purchase::OnDemand,
+        state: InstanceState::Pending,
+        state_reason: None,
+        private_ip: Some(given.address.into()),
+        pod_ip: given.pod_address.map(Into::into),
+        launched_at: now,
+        price: given.instance_type.price,
+        tags: BTreeMap::new(),
+    };
+    store(&dir, instance, 1, Vec::new(), String::new())
+}
+
+fn store(
+    dir: &InstanceDir,
+    instance: InstanceRecord,
+    launch_count: u32,
+    offers: Vec<Offer>,
+    token_sha256: String,
+) -> Result<StoredInstance, LocalError> {
     let stored = StoredInstance {
-        instance: InstanceRecord {
-            id,
-            client_token: request.client_token.clone(),
-            instance_type: offer.instance_type.clone(),
-            zone: request.zone.clone(),
-            purchase: offer.purchase,
-            state: InstanceState::Pending,
-            state_reason: None,
-            private_ip: Some(pair.machine.into()),
-            pod_ip: Some(pair.pod.into()),
-            launched_at: now,
-            price: offer.price,
-            tags: request.tags.clone(),
-        },
-        launch_count: request.count,
-        offers: request.offers.clone(),
-        token_sha256: hex(&Sha256::digest(&token)),
+        instance,
+        launch_count,
+        offers,
+        token_sha256,
         stop_requested_at: None,
         ended_at: None,
         cleaned: false,

@@ -54,5 +54,6 @@ mod user_data;
 pub use cloud::LocalCloud;
 pub use config::{LocalCloudConfig, Registry};
 pub use error::LocalError;
+pub use launch::GivenMachine;
 pub use sweep::destroy_all;
-pub use user_data::{AgentSettings, FileToWrite, Service, UserData, UserDataInput, user_data};
+pub use user_data::{AgentSettings, FileToWrite, Service, UserData, UserDataInput, service, user_data};

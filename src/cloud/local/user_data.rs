@@ -71,15 +71,15 @@ pub fn user_data(input: &UserDataInput<'_>) -> Result<UserData, String> {
         token: input.token.to_owned(),
     };
     let agent = serde_saphyr::to_string(&settings).map_err(|error| error.to_string())?;
-    let file = |path: String, permissions: &str, content: String| FileToWrite {
-        path,
-        permissions: permissions.to_owned(),
-        content,
-    };
-    let mut write_files = vec![
-        file("/etc/pilotlight/agent.yaml".to_owned(), "0600", agent),
-        file("/etc/containerd/config.toml".to_owned(), "0644", containerd_config(input)),
-    ];
+    let mut data = image(input);
+    data.write_files.insert(0, file("/etc/pilotlight/agent.yaml".to_owned(), "0600", agent));
+    data.services.push(service("pilotlight-agent", &[AGENT]));
+    Ok(data)
+}
+
+/// What an image of another cloud brings by itself: containerd and its configuration, without an agent.
+pub fn image(input: &UserDataInput<'_>) -> UserData {
+    let mut write_files = vec![file("/etc/containerd/config.toml".to_owned(), "0644", containerd_config(input))];
     for registry in input.registries {
         write_files.push(file(
             format!("/etc/containerd/certs.d/{}/hosts.toml", registry.host),
@@ -87,20 +87,23 @@ pub fn user_data(input: &UserDataInput<'_>) -> Result<UserData, String> {
             hosts_toml(&registry.endpoint),
         ));
     }
+    let containerd = format!("{BIN_DIR}/containerd");
+    let containerd = service("containerd", &[&containerd, "--config", "/etc/containerd/config.toml"]);
+    UserData { write_files, services: vec![containerd] }
+}
+
+fn file(path: String, permissions: &str, content: String) -> FileToWrite {
+    FileToWrite { path, permissions: permissions.to_owned(), content }
+}
+
+/// With the path that a machine's services have.
+pub fn service(name: &str, command: &[&str]) -> Service {
     let path = format!("{BIN_DIR}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    let service = |name: &str, command: &[&str]| Service {
+    Service {
         name: name.to_owned(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
-        environment: [("PATH".to_owned(), path.clone())].into(),
-    };
-    let containerd = format!("{BIN_DIR}/containerd");
-    Ok(UserData {
-        write_files,
-        services: vec![
-            service("containerd", &[&containerd, "--config", "/etc/containerd/config.toml"]),
-            service("pilotlight-agent", &[AGENT]),
-        ],
-    })
+        environment: [("PATH".to_owned(), path)].into(),
+    }
 }
 
 /// containerd's configuration, version 3 (docs/cri/config.md of containerd 2.2).

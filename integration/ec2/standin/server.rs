@@ -1,0 +1,240 @@
+//! The API as clients see it: `POST /` with an action, EC2's and STS's on one address.
+//!
+//! ```text
+//!  counted -> allowed? -> scripted error? -> dry run? -> token bucket -> done (by the stand-in, by moto) -> answer lost?
+//! ```
+
+use super::{
+    create_fleet::{create_fleet, note_template},
+    describe,
+    instances::{Machine, State, Stopping},
+    launch::run_instances,
+    limits::{Bucket, request_bucket},
+    params::Params,
+    refusal::{Refusal, no_such_instances, throttled},
+    sts,
+    world::{World, now, request_id},
+    xml::{self, leaf, node},
+};
+use axum::{
+    body::Bytes,
+    extract::State as From,
+    http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use std::{sync::Arc, time::Duration};
+
+pub async fn api(From(world): From<Arc<World>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let mut params = Params::parse(uri.query().unwrap_or_default());
+    params.merge(Params::parse(&String::from_utf8_lossy(&body)));
+    let action = params.action().to_owned();
+    let service = if action == "GetCallerIdentity" { "sts" } else { "ec2" };
+    world.state().calls.called(service, &action).calls += 1;
+    let done = if service == "sts" {
+        sts::get_caller_identity(&world, method.as_str(), &uri, &headers, &body)
+    } else {
+        guarded(&world, &params).await
+    };
+    let (status, text) = match done {
+        Ok(text) => (200, text),
+        Err(refusal) => {
+            world.state().calls.refused(service, &action, &refusal);
+            let text = if service == "sts" { sts::error_xml(&refusal) } else { refusal.xml(&request_id()) };
+            (refusal.status, text)
+        }
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], text).into_response()
+}
+
+async fn guarded(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
+    let action = params.action();
+    {
+        let mut state = world.state();
+        if state.script.allowed_actions.as_ref().is_some_and(|allowed| !allowed.iter().any(|a| a == action)) {
+            let message = "You are not authorized to perform this operation.";
+            return Err(Refusal::new("UnauthorizedOperation", message));
+        }
+        if let Some(refusal) = state.script.fault(action, false) {
+            return Err(refusal);
+        }
+        if params.get("DryRun") == Some("true") {
+            let message = "Request would have succeeded, but DryRun flag is set.";
+            return Err(Refusal::new("DryRunOperation", message));
+        }
+        if state.throttles(request_bucket(params), 1, now()) {
+            return Err(throttled());
+        }
+    }
+    let text = dispatch(world, params).await?;
+    let lost = world.state().script.fault(action, true);
+    lost.map_or(Ok(text), Err)
+}
+
+async fn dispatch(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
+    match params.action() {
+        "RunInstances" | "CreateFleet" => once(world, params).await,
+        "DescribeInstances" => describe_instances(world, params).await,
+        "TerminateInstances" => terminate(world, params).await,
+        "DescribeSpotPriceHistory" => Ok(spot_prices(world, params)),
+        "DescribeInstanceAttribute" | "DescribeInstanceStatus" | "ModifyInstanceAttribute" | "CreateTags" => {
+            let mut named = params.list("InstanceId");
+            named.extend(params.get("InstanceId").map(str::to_owned));
+            named.extend(params.list("ResourceId").into_iter().filter(|id| id.starts_with("i-")));
+            known(world, &named)?;
+            pass_on(world, params).await
+        }
+        _ => pass_on(world, params).await,
+    }
+}
+
+/// The first of the requests with a token is done, the others get its answer.
+async fn once(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
+    let delay = Duration::from_millis(world.state().script.launch_millis);
+    let gate = params.get("ClientToken").map(|token| format!("token {} {token}", params.action()));
+    let _gate = match &gate {
+        Some(name) => Some(world.launching.pass(name).await),
+        None => None,
+    };
+    tokio::time::sleep(delay).await;
+    let seen = world.state().tokens.replay(params)?;
+    if let Some(answer) = seen {
+        world.state().calls.called("ec2", params.action()).replayed += 1;
+        return Ok(answer);
+    }
+    let answer = match params.action() {
+        "RunInstances" => run_instances(world, params).await?,
+        _ => create_fleet(world, params).await?,
+    };
+    world.state().tokens.remember(params, &answer);
+    Ok(answer)
+}
+
+async fn describe_instances(world: &World, params: &Params) -> Result<String, Refusal> {
+    let ids = params.list("InstanceId");
+    known(world, &ids)?;
+    let mut ask = Params::parse("Action=DescribeInstances&Version=2016-11-15");
+    for (n, id) in ids.iter().enumerate() {
+        ask.set(format!("InstanceId.{}", n + 1), id);
+    }
+    if ids.is_empty() {
+        // The most that moto gives at once: reservations.
+        ask.set("MaxResults", "1000");
+    }
+    let mut all = Vec::new();
+    loop {
+        let root = world.moto.query(&ask).await?;
+        {
+            let mut state = world.state();
+            let state = &mut *state;
+            state.tick(now());
+            all.extend(describe::overlay(&root, &state.instances, &state.script, now()));
+        }
+        match xml::text(&root, "nextToken").filter(|token| !token.is_empty()) {
+            Some(token) => ask.set("NextToken", token),
+            None => break,
+        }
+    }
+    let (page, next) = describe::page(describe::filtered(all, params)?, params)?;
+    Ok(xml::response("DescribeInstancesResponse", describe::answer(page, next), &request_id()))
+}
+
+/// One that is not known fails them all.
+fn known(world: &World, ids: &[String]) -> Result<(), Refusal> {
+    let state = world.state();
+    let missing: Vec<String> =
+        ids.iter().filter(|id| state.instances.visible(id, &state.script, now()).is_none()).cloned().collect();
+    if missing.is_empty() { Ok(()) } else { Err(no_such_instances(&missing)) }
+}
+
+/// AWS, "TerminateInstances": at most 1000.
+const MOST_AT_ONCE: usize = 1000;
+
+async fn terminate(world: &World, params: &Params) -> Result<String, Refusal> {
+    let ids = params.list("InstanceId");
+    if ids.is_empty() {
+        return Err(Refusal::new("MissingParameter", "The request must contain the parameter InstanceId."));
+    }
+    if ids.len() > MOST_AT_ONCE {
+        return Err(Refusal::new("InvalidParameterValue", "At most 1000 instances can be terminated by one request."));
+    }
+    known(world, &ids)?;
+    {
+        let mut state = world.state();
+        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        if state.throttles(Bucket::TerminatedMachines, count, now()) {
+            return Err(throttled());
+        }
+    }
+    let changes = end(world, &ids, Stopping::by_user(now())).await?;
+    let of =
+        |name: &str, state: State| node(name, vec![leaf("code", state.code().to_string()), leaf("name", state.name())]);
+    let items = changes
+        .into_iter()
+        .map(|(id, before, after)| {
+            node("item", vec![leaf("instanceId", id), of("currentState", after), of("previousState", before)])
+        })
+        .collect();
+    Ok(xml::response("TerminateInstancesResponse", vec![node("instancesSet", items)], &request_id()))
+}
+
+/// Ends instances in moto, here and their machines. Returns each with its state before and after.
+pub async fn end(world: &World, ids: &[String], stopping: Stopping) -> Result<Vec<(String, State, State)>, Refusal> {
+    let mut ask = Params::parse("Action=TerminateInstances&Version=2016-11-15");
+    let (mut changes, mut ended) = (Vec::new(), Vec::new());
+    {
+        let mut state = world.state();
+        let state = &mut *state;
+        for id in ids {
+            let Some(instance) = state.instances.0.get_mut(id) else { continue };
+            let before = instance.state(&state.script, now());
+            if instance.stopping.is_none() {
+                instance.stopping = Some(stopping.clone());
+                ended.push(id.clone());
+                state.calls.terminated += 1;
+                ask.set(format!("InstanceId.{}", ended.len()), id);
+            }
+            changes.push((id.clone(), before, instance.state(&state.script, now())));
+        }
+    }
+    if ended.is_empty() {
+        return Ok(changes);
+    }
+    world.moto.query(&ask).await?;
+    if let Some(machines) = &world.machines {
+        machines.end(&ended);
+    }
+    Ok(changes)
+}
+
+/// What a machine became, told by who watches it.
+pub async fn machine_is(world: &World, id: &str, machine: Machine) {
+    {
+        let mut state = world.state();
+        let Some(instance) = state.instances.0.get_mut(id) else { return };
+        instance.machine = machine;
+        if machine != Machine::Gone || instance.stopping.is_some() {
+            return;
+        }
+    }
+    let stopping = Stopping { at: now(), code: "Client.InstanceInitiatedShutdown" };
+    if let Err(refusal) = end(world, &[id.to_owned()], stopping).await {
+        tracing::warn!(instance = id, error = refusal.message, "moto did not end what ended by itself");
+    }
+}
+
+fn spot_prices(world: &World, params: &Params) -> String {
+    let all = world.market.history(params, &world.zones, now());
+    let from: usize = params.number("NextToken").unwrap_or(0);
+    let most = params.number("MaxResults").unwrap_or(1000).clamp(1, 1000);
+    let next = if from + most < all.len() { (from + most).to_string() } else { String::new() };
+    let page = all.into_iter().skip(from).take(most).collect();
+    let content = vec![node("spotPriceHistorySet", page), leaf("nextToken", next)];
+    xml::response("DescribeSpotPriceHistoryResponse", content, &request_id())
+}
+
+async fn pass_on(world: &World, params: &Params) -> Result<String, Refusal> {
+    let (root, text) = world.moto.query_text(params).await?;
+    note_template(world, params, &root);
+    Ok(text)
+}
