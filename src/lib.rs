@@ -9,6 +9,7 @@
 //! - [`kube`], [`cloud`], [`gateway`], [`kubelet_api`], [`agent`]: the adapters.
 //! - [`ingress`]: `pilotlight gateway`, the ingress for Knative.
 //! - [`reconcile`]: snapshot -> decide -> execute.
+//! - [`simulate`]: the decisions driven by a trace on a simulated clock.
 //! - [`telemetry`]: tracing and metrics. [`runtime`]: the wiring.
 
 pub mod agent;
@@ -26,6 +27,7 @@ pub mod ports;
 pub mod reconcile;
 pub mod retry;
 pub mod runtime;
+pub mod simulate;
 pub mod telemetry;
 
 /// The generated protocol of proto/agent.proto.

@@ -37,6 +37,8 @@ enum Command {
     Plan(super::plan::PlanArgs),
     /// Run the ingress for Knative: a KIngress controller and its data plane
     Gateway(super::gateway::GatewayArgs),
+    /// Replay requests: what plain zero, min-scale 1 and a reserve cost and how they answer; needs no cluster
+    Simulate(super::simulate::SimulateArgs),
     /// A machine of the local cloud (started by the provider)
     #[command(hide = true)]
     LocalMachine(machine::MachineArgs),
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
             telemetry::init_logs(args.log_format);
             finish(runtime().block_on(super::gateway::run(args)))
         }
+        Command::Simulate(args) => super::simulate::run(&args, jiff::Timestamp::now()),
         Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
     }
 }

@@ -3,6 +3,7 @@
 //! - [`cli`]: arguments to calls, errors to exit codes.
 //! - [`plan`]: `pilotlight plan`.
 //! - [`provider`]: `pilotlight node`.
+//! - [`simulate`]: `pilotlight simulate`.
 //! - [`status`]: `pilotlight status`.
 
 pub mod cli;
@@ -12,4 +13,5 @@ mod leading;
 mod node_pods;
 mod plan;
 mod provider;
+mod simulate;
 mod status;

@@ -53,7 +53,7 @@ enum Output {
 }
 
 pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
-    let (policy, market) = match load(args) {
+    let (policy, market) = match load(&args.policy, args.catalog.as_deref(), args.prices.as_deref()) {
         Ok(loaded) => loaded,
         Err(error) => {
             match std::error::Error::source(&error) {
@@ -79,14 +79,19 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
     }
 }
 
-fn load(args: &PlanArgs) -> Result<(Policy, Market), PolicyError> {
-    let beside = || args.policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
-    let mut catalog: Catalog = policy::load_catalog(&args.catalog.clone().unwrap_or_else(beside))?;
-    let spot = match &args.prices {
+/// The policy, and what can be bought: the catalog that stands beside it unless another is named.
+pub(super) fn load(
+    policy: &Path,
+    catalog: Option<&Path>,
+    prices: Option<&Path>,
+) -> Result<(Policy, Market), PolicyError> {
+    let beside = policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
+    let mut catalog: Catalog = policy::load_catalog(catalog.unwrap_or(&beside))?;
+    let spot = match prices {
         Some(file) => policy::load_prices(file, &mut catalog)?,
         None => Default::default(),
     };
-    let policy = policy::load_policy(&args.policy, &catalog)?;
+    let policy = policy::load_policy(policy, &catalog)?;
     Ok((policy, Market { catalog, spot, reserved_memory_bytes: RESERVED_MEMORY, ..Market::default() }))
 }
 
@@ -127,7 +132,7 @@ mod tests {
             namespace: "default".into(),
             output,
         };
-        let (policy, market) = load(&args).unwrap();
+        let (policy, market) = load(&args.policy, None, args.prices.as_deref()).unwrap();
         plan(&args, &policy, &market, "2026-11-23T12:00:00Z".parse().unwrap()).unwrap()
     }
 
