@@ -22,7 +22,7 @@ async fn a_service_becomes_ready_answers_goes_to_zero_and_answers_again() {
     let serving = Serving::new("zero").await;
     let revision =
         serving.deploy(&ksvc("hello", json!({ "containers": [sample(json!({ "TARGET": "world" }))] }))).await;
-    let target = serving.activator(&revision);
+    let target = serving.gateway("hello");
     let first = target.get("/").await.sample();
     assert_eq!((first.revision.as_str(), first.target.as_str()), (revision.as_str(), "world"));
     let pods = staying(&serving, &revision).await;
@@ -81,7 +81,8 @@ async fn requests_at_zero_wait_for_a_slow_starter_and_none_is_lost() {
         json!({ "autoscaling.knative.dev/initial-scale": "0" }),
     );
     let revision = serving.deploy(&service).await;
-    let report = burst(&serving.activator(&revision), "/", 20).await;
+    serving.until_zero(&revision).await;
+    let report = burst(&serving.gateway("slow"), "/", 20).await;
     report.all_answered();
     assert!(report.slowest() >= Duration::from_secs(4), "it can't have been up sooner: {report}");
 }
@@ -90,7 +91,7 @@ async fn requests_at_zero_wait_for_a_slow_starter_and_none_is_lost() {
 async fn a_pod_on_its_way_out_finishes_what_it_has_begun() {
     let serving = Serving::new("drain").await;
     let revision = serving.deploy(&ksvc("busy", json!({}))).await;
-    let target = serving.activator(&revision);
+    let target = serving.gateway("busy");
     let pod = target.get("/").await.sample().pod;
     let slow = tokio::spawn(async move { target.get("/?ms=6000").await });
     // It is inside when the Pod counts it.
@@ -108,7 +109,7 @@ async fn a_pod_on_its_way_out_finishes_what_it_has_begun() {
 async fn no_request_is_lost_while_pods_come_and_go() {
     let serving = Serving::new("swap").await;
     let revision = serving.deploy(&ksvc("steady", json!({}))).await;
-    let load = Load::start(&serving.activator(&revision), "/?ms=50", 20);
+    let load = Load::start(&serving.gateway("steady"), "/?ms=50", 20);
     let mut gone = Vec::new();
     for _ in 0..2 {
         let victim = staying(&serving, &revision).await.remove(0).metadata.name.expect("Pods have names");

@@ -75,7 +75,7 @@ impl Serving {
         let parts = std::process::Command::new("kill").args(["-0"]).args(pids(space.cluster)).status();
         assert!(
             space.cluster.state.join("run/with-knative").exists() && parts.is_ok_and(|status| status.success()),
-            "these tests need Knative Serving: scripts/cluster up --knative --name {}",
+            "these tests need Knative Serving and the gateway: cargo build, scripts/cluster up --knative --name {}",
             space.cluster.name
         );
         Self { space }
@@ -107,13 +107,13 @@ impl Serving {
         self.until_is(kind, name, &what, |object| condition_of(object, condition).0 == status).await
     }
 
-    /// Applies a Service (see [`ksvc`]) and waits until its first Revision is ready; that Revision's name.
+    /// Applies a Service (see [`ksvc`]) and waits until it is ready; the name of its first Revision.
     pub async fn deploy(&self, ksvc: &Value) -> String {
         self.apply(ksvc).await;
         let name = ksvc["metadata"]["name"].as_str().expect("a Service has a name");
         let revision = format!("{name}-00001");
         self.until_condition(Kind::Revision, &revision, "Ready", "True").await;
-        self.until_condition(Kind::Service, name, "ConfigurationsReady", "True").await;
+        self.until_condition(Kind::Service, name, "Ready", "True").await;
         revision
     }
 
@@ -133,6 +133,15 @@ impl Serving {
                 ("knative-serving-namespace", self.name.clone()),
                 ("knative-serving-revision", revision.to_owned()),
             ],
+        }
+    }
+
+    /// A Service by the gateway, as anybody outside asks it.
+    pub fn gateway(&self, service: &str) -> Target {
+        Target {
+            address: SocketAddr::from(([10, 70, 0, 1], 80)),
+            host: format!("{service}.{}.knative.test", self.name),
+            headers: Vec::new(),
         }
     }
 
@@ -189,7 +198,7 @@ pub fn is_idle(autoscaler: &Value) -> bool {
 }
 
 fn pids(cluster: &Cluster) -> Vec<String> {
-    let parts = ["webhook", "controller", "autoscaler", "activator"].into_iter();
+    let parts = ["webhook", "controller", "autoscaler", "activator", "gateway"].into_iter();
     let files = parts.map(|part| cluster.state.join(format!("run/knative-{part}.pid")));
     let pids = files.map(|file| std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())));
     pids.map(|text| text.split_whitespace().next().unwrap_or_default().to_owned()).collect()

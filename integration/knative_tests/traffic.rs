@@ -8,7 +8,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 #[tokio::test]
 async fn no_more_requests_than_allowed_are_inside_at_once() {
@@ -27,11 +30,11 @@ async fn no_more_requests_than_allowed_are_inside_at_once() {
 #[tokio::test]
 async fn a_stream_arrives_as_it_is_sent() {
     let serving = Serving::new("stream").await;
-    let revision = serving.deploy(&ksvc("events", json!({}))).await;
-    let target = serving.activator(&revision);
+    serving.deploy(&ksvc("events", json!({}))).await;
+    let target = serving.gateway("events");
     target.get("/").await;
     let arrivals = runtime().spawn(async move {
-        let stream = TcpStream::connect(target.address).await.expect("the activator listens");
+        let stream = TcpStream::connect(target.address).await.expect("the gateway listens");
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
         tokio::spawn(connection);
         let request = target.request(Method::GET, "/stream?count=5&ms=300").body(Empty::<Bytes>::new());
@@ -61,19 +64,54 @@ async fn grpc_calls_and_streams_reach_the_container() {
     let sample = sample.to_str().expect("the checkout's path is text");
     let namespace = format!("--header=knative-serving-namespace={}", serving.name);
     let wanted = format!("--header=knative-serving-revision={revision}");
-    let args = [sample, "ping", "--target", "10.70.0.1:8013", "--messages", "3", &namespace, &wanted];
-    let cluster = serving.cluster;
-    let owned: Vec<String> = args.iter().map(ToString::to_string).collect();
-    let text =
-        tokio::task::spawn_blocking(move || cluster.inside(&owned.iter().map(String::as_str).collect::<Vec<_>>()));
-    let text = text.await.expect("the guest's task does not panic");
-    let from = format!(" from {revision}-deployment-");
-    for part in ["unary", "message 0", "message 1", "message 2"] {
-        assert!(
-            text.lines().any(|line| line.starts_with(&format!("{part}{from}")) && line.ends_with(" rpc")),
-            "{text}"
-        );
+    let host = serving.gateway("calls").host;
+    for way in [
+        vec!["--target", "10.70.0.1:8013", &namespace, &wanted],
+        vec!["--target", "10.70.0.1:80", "--authority", &host],
+    ] {
+        let mut args = vec![sample, "ping", "--messages", "3"];
+        args.extend(&way);
+        let (cluster, owned) = (serving.cluster, args.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let guest = move || cluster.inside(&owned.iter().map(String::as_str).collect::<Vec<_>>());
+        let text = tokio::task::spawn_blocking(guest).await.expect("the guest can be run");
+        let from = format!(" from {revision}-deployment-");
+        for part in ["unary", "message 0", "message 1", "message 2"] {
+            let begins = format!("{part}{from}");
+            assert!(text.lines().any(|l| l.starts_with(&begins) && l.ends_with(" rpc")), "{way:?}: {text}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_web_socket_passes_the_gateway_and_queue_proxy() {
+    let serving = Serving::new("socket").await;
+    serving.deploy(&ksvc("chat", json!({}))).await;
+    let target = serving.gateway("chat");
+    let echo = runtime().spawn(async move {
+        let mut stream = TcpStream::connect(target.address).await.expect("the gateway listens");
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            target.host
+        );
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("an answer"));
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        // A final text frame of four bytes, masked with zeros (RFC 6455, 5.2); it comes back without a mask.
+        stream.write_all(&[0x81, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g']).await.expect("it reads");
+        let mut frame = [0; 6];
+        stream.read_exact(&mut frame).await.expect("an echo");
+        (head, frame)
+    });
+    let echo = tokio::time::timeout(crate::support::PATIENCE, echo).await.expect("in time");
+    let (head, frame) = echo.expect("the socket's task does not panic");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    // The answer that RFC 6455, 1.3 gives for this key.
+    assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    assert_eq!(&frame, b"\x81\x04ping");
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 # shellcheck shell=bash
-# Knative Serving in a test cluster: its four parts are processes in the
-# cluster's network (scripts/cluster up --knative reads this file).
+# Knative Serving in a test cluster: its parts are processes in the cluster's
+# network (scripts/cluster up --knative reads this file).
 #
 # webhook      10.70.0.1:8443, called by the API server
 # autoscaler   10.70.0.1:8080, where the activator sends what it counts
 # activator    10.70.0.1:8012 (HTTP/1) and :8013 (HTTP/2)
 # controller   in a network namespace of its own behind a veth: its health port
 #              is the autoscaler's port, and neither can be told otherwise
+# gateway      10.70.0.1:80 for everyone, :8081 for the cluster: `pilotlight
+#              gateway` of this checkout (target/debug, or $PILOTLIGHT_PROGRAM);
+#              without it there is no ingress, and no Service becomes Ready
 #
 # Each has a mount namespace in which names of the cluster resolve: by
 # /etc/hosts those that must resolve without kube-proxy, all others by the
@@ -22,6 +25,8 @@ knative_bin=$repo/target/tools/knative/bin
 knative_config=$repo/target/tools/knative/config
 # shellcheck disable=SC2034 # scripts/cluster reads it
 knative_parts=(knative-webhook knative-controller knative-autoscaler knative-activator)
+knative_gateway=${PILOTLIGHT_PROGRAM:-$repo/target/debug/pilotlight}
+[[ ! -x $knative_gateway ]] || knative_parts+=(knative-gateway)
 knative_ingress_class=pilotlight.ingress.networking.knative.dev
 knative_controller_net=10.70.1 # .1 is the cluster's end, .2 the controller's
 
@@ -64,6 +69,11 @@ start_knative_part() {
       ;;
     knative-autoscaler) spawn_knative "$part" env PROFILING_PORT=18010 "$knative_bin/autoscaler" ;;
     knative-activator) spawn_knative "$part" env PROFILING_PORT=18011 GOGC=500 "$knative_bin/activator" ;;
+    knative-gateway)
+      spawn_knative "$part" env KUBECONFIG="$state/gateway.kubeconfig" "$knative_gateway" gateway \
+        --external-http "$machine:80" --internal-http "$machine:8081" --admin 127.0.0.1:18190 \
+        --external-service knative-serving/gateway --internal-service knative-serving/gateway-internal
+      ;;
     *) return 1 ;;
   esac
 }
@@ -106,6 +116,12 @@ HOSTS
   # The activator says so once it has found the autoscaler.
   wait_for "Serving's activator" knative-activator knative_answers "http://$machine:8012/healthz"
   wait_for "Serving's admission of a Service" knative-webhook knative_admits
+  if [[ -x $knative_gateway ]]; then
+    start_dead knative-gateway
+    wait_for "the gateway" knative-gateway answers http://127.0.0.1:18190/readyz
+  else
+    say "  no gateway: $knative_gateway is not built"
+  fi
 }
 
 # The parts take a request for a kubelet's probe by its agent.

@@ -83,6 +83,7 @@ func pki(args []string) error {
 		{"admin", *outside, request{name: "admin", groups: []string{"system:masters"}}},
 		{"admin-inside", *inside, request{name: "admin", groups: []string{"system:masters"}}},
 		{"provider", *inside, request{name: "pilotlight"}},
+		{"gateway", *inside, request{name: "system:serviceaccount:pilotlight-system:pilotlight-gateway"}},
 		{"kube-controller-manager", *inside, request{name: "system:kube-controller-manager"}},
 		{"kube-scheduler", *inside, request{name: "system:kube-scheduler"}},
 		{"coredns", *inside, request{name: "system:coredns"}},
