@@ -32,7 +32,10 @@ impl Moto {
     pub async fn start(program: &Path, address: SocketAddr, region: &str, log: &Path) -> Result<Self, String> {
         let out = File::create(log).map_err(|error| format!("can't write {}: {error}", log.display()))?;
         let err = out.try_clone().map_err(|error| format!("can't write {}: {error}", log.display()))?;
-        let mut process = Command::new(program)
+        // It ends with this process, also when that is killed.
+        let mut process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
             .args(["-H", &address.ip().to_string(), "-p", &address.port().to_string()])
             // Hundreds of images that nobody asks for.
             .env("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
@@ -41,14 +44,14 @@ impl Moto {
             .stderr(err)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("can't start {} (scripts/tools moto): {error}", program.display()))?;
+            .map_err(|error| format!("can't start setpriv (Debian: util-linux): {error}"))?;
         let began = Instant::now();
         loop {
             if tokio::net::TcpStream::connect(address).await.is_ok() {
                 break;
             }
             if let Ok(Some(status)) = process.try_wait() {
-                return Err(format!("moto ended at its start ({status}): see {}", log.display()));
+                return Err(format!("moto (scripts/tools moto) ended at its start, {status}: see {}", log.display()));
             }
             if began.elapsed() > START_LIMIT {
                 return Err(format!("moto does not listen on {address}: see {}", log.display()));
