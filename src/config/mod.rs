@@ -3,12 +3,14 @@
 //! YAML -> raw serde structs (unknown keys refused) -> [`ProviderConfig`], whose values are already
 //! checked. Every error names the file, the path of the key, what was wrong and what was expected.
 
+mod plain;
 pub mod policy;
 mod provider;
 mod raw;
 mod replicas;
 pub mod schema;
 
+pub use plain::policy as plain_policy;
 pub use provider::*;
 pub use replicas::{Advertise, LeaderElection, SecretRef};
 
@@ -21,6 +23,9 @@ pub enum ConfigError {
     Unreadable { file: PathBuf, source: std::io::Error },
     #[error("{}: {key}: {problem}", file.display())]
     Invalid { file: PathBuf, key: String, problem: String },
+    /// In the catalog, the price list or the cost policy.
+    #[error(transparent)]
+    Policy(#[from] policy::PolicyError),
 }
 
 impl ConfigError {

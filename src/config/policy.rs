@@ -45,7 +45,20 @@ pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Policy, P
 pub fn load_catalog(file: &Path) -> Result<Catalog, PolicyError> {
     let text = read(file)?;
     let check = Checker { file, text: &text };
-    market::catalog(&check, check.parse()?)
+    market::catalog(&check, check.parse()?, None)
+}
+
+/// A provider's catalog: without a region and zones of its own it is about the provider's. Zones of nodes
+/// that it does not have are refused: nothing could ever be bought there.
+pub fn load_catalog_for(file: &Path, region: &str, zones: &[String]) -> Result<Catalog, PolicyError> {
+    let text = read(file)?;
+    let check = Checker { file, text: &text };
+    let catalog = market::catalog(&check, check.parse()?, Some((region, zones)))?;
+    if let Some(zone) = zones.iter().find(|zone| !catalog.zones.contains(zone)) {
+        let problem = format!("has no zone {zone:?}, in which there is a node");
+        return Err(check.error("zones", problem));
+    }
+    Ok(catalog)
 }
 
 /// Spot prices by type and zone. On-demand prices of the list go into the catalog.

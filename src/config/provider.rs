@@ -1,16 +1,24 @@
 //! provider.yaml with the catalog it names, validated.
 
+<<<<<<< HEAD
 use super::{
     ConfigError, raw,
     replicas::{self, Advertise, LeaderElection, SecretRef},
 };
 use crate::decide::placement::Pool;
+=======
+use super::{ConfigError, raw};
+use super::{plain, policy};
+use crate::decide::purchase::policy::StandbyPool;
+use crate::decide::purchase::{Buying, Market};
+>>>>>>> 287319b (The provider buys by the cost policy)
 use crate::model::{InstanceType, NodeName, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Everything `pilotlight node` is told.
@@ -27,18 +35,21 @@ pub struct ProviderConfig {
     pub nodes: Vec<NodeConfig>,
     pub limits: Limits,
     pub agents_listen: SocketAddr,
+<<<<<<< HEAD
     pub agents_advertise: Advertise,
     /// Where the agents' authority is kept; None: under `state_dir`.
     pub authority_secret: Option<SecretRef>,
     pub registration_timeout: SignedDuration,
+=======
+>>>>>>> 287319b (The provider buys by the cost policy)
     pub dns_server: IpAddr,
     pub dns_domain: String,
     pub cloud: CloudConfig,
     pub types: Vec<InstanceType>,
-    pub standby: BTreeMap<Pool, u32>,
-    pub default_cpu_millis: u64,
-    pub default_memory_bytes: u64,
-    pub reserved_memory_bytes: u64,
+    /// The cost policy (or the plain one, without a file) and what it buys from.
+    pub buying: Arc<Buying>,
+    /// All files that this was read from.
+    pub files: Vec<PathBuf>,
     pub keep_completed_pods: SignedDuration,
     pub telemetry_listen: Option<SocketAddr>,
     /// None: this is the only replica.
@@ -88,8 +99,6 @@ impl ProviderConfig {
     fn validate(file: &Path, raw: raw::Provider) -> Result<Self, ConfigError> {
         let check = Checker { file };
         let base = file.parent().unwrap_or(Path::new("."));
-        let catalog_file = base.join(&raw.catalog);
-        let types = catalog(&catalog_file)?;
         check.label("cluster", &raw.cluster)?;
         check.label("region", &raw.region)?;
         if raw.nodes.is_empty() {
@@ -110,19 +119,52 @@ impl ProviderConfig {
             let name = NodeName::new(format!("pilotlight-{}", node.zone));
             nodes.push(NodeConfig { name, zone: node.zone, kubelet_port: node.kubelet_port });
         }
-        let mut standby = BTreeMap::new();
+        let zone_names: Vec<String> = nodes.iter().map(|node| node.zone.clone()).collect();
+        let mut files = vec![file.to_owned(), base.join(&raw.catalog)];
+        let mut catalog = policy::load_catalog_for(&files[1], &raw.region, &zone_names)?;
+        let mut spot = BTreeMap::new();
+        if let Some(prices) = &raw.prices {
+            files.push(base.join(prices));
+            spot = policy::load_prices(&base.join(prices), &mut catalog)?;
+        }
+        let registration = check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?;
+        let mut policy = match &raw.cost_policy {
+            Some(path) => {
+                files.push(base.join(path));
+                policy::load_policy(&base.join(path), &catalog)?
+            }
+            None => plain::policy(
+                check.cpu("defaults.cpu", &raw.defaults.cpu)?,
+                check.bytes("defaults.memory", &raw.defaults.memory)?,
+                registration,
+            ),
+        };
         for (index, entry) in raw.standby.into_iter().enumerate() {
-            if !types.iter().any(|t| t.name == entry.instance_type) {
-                let problem = format!("{:?} is not in {}", entry.instance_type, catalog_file.display());
+            if !catalog.types.iter().any(|t| t.name == entry.instance_type) {
+                let problem = format!("{:?} is not in {}", entry.instance_type, files[1].display());
                 return Err(check.error(format!("standby[{index}].instanceType"), problem));
             }
             if !zones.contains(&entry.zone) {
                 let problem = format!("{:?} is none of the zones under nodes", entry.zone);
                 return Err(check.error(format!("standby[{index}].zone"), problem));
             }
-            standby.insert(Pool { zone: entry.zone, instance_type: entry.instance_type }, entry.count);
+            let raw::Standby { instance_type, zone, count } = entry;
+            if policy.standby.iter().any(|pool| pool.zone == zone && pool.instance_type == instance_type) {
+                let problem = format!("{instance_type} in {zone} is given twice, here or in the cost policy");
+                return Err(check.error(format!("standby[{index}]"), problem));
+            }
+            policy.standby.push(StandbyPool { instance_type, zone, count, windows: Vec::new() });
         }
+<<<<<<< HEAD
         let authority_secret = replicas::secret(&check, "agents.authoritySecret", raw.agents.authority_secret)?;
+=======
+        let types = catalog.types.clone().into_iter().map(|spec| InstanceType {
+            name: spec.name,
+            cpu_millis: spec.cpu_millis,
+            memory_bytes: spec.memory_bytes,
+            price: spec.on_demand,
+        });
+>>>>>>> 287319b (The provider buys by the cost policy)
         Ok(Self {
             cluster: raw.cluster,
             kubeconfig: raw.kubeconfig.map(|path| base.join(path)),
@@ -136,17 +178,22 @@ impl ProviderConfig {
                 pods: raw.limits.pods,
             },
             agents_listen: raw.agents.listen,
-            registration_timeout: check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?,
             dns_server: raw.dns.server,
             dns_domain: raw.dns.domain,
             cloud: match raw.cloud {
                 raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
             },
-            types,
-            standby,
-            default_cpu_millis: check.cpu("defaults.cpu", &raw.defaults.cpu)?,
-            default_memory_bytes: check.bytes("defaults.memory", &raw.defaults.memory)?,
-            reserved_memory_bytes: check.bytes("defaults.reservedMemory", &raw.defaults.reserved_memory)?,
+            types: types.collect(),
+            buying: Arc::new(Buying {
+                policy,
+                market: Market {
+                    catalog,
+                    spot,
+                    reserved_memory_bytes: check.bytes("defaults.reservedMemory", &raw.defaults.reserved_memory)?,
+                    ..Market::default()
+                },
+            }),
+            files,
             keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
             telemetry_listen: raw.telemetry.listen,
             leader_election: replicas::leader_election(&check, raw.leader_election, authority_secret.is_some())?,
@@ -180,6 +227,7 @@ fn local_cloud(check: &Checker, base: &Path, raw: raw::Local) -> Result<LocalCon
     })
 }
 
+<<<<<<< HEAD
 fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
     let raw: raw::Catalog = super::read(file)?;
     let check = Checker { file };
@@ -206,6 +254,9 @@ fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
 }
 
 pub(super) struct Checker<'a> {
+=======
+struct Checker<'a> {
+>>>>>>> 287319b (The provider buys by the cost policy)
     file: &'a Path,
 }
 

@@ -17,6 +17,10 @@ pub struct Provider {
     pub dns: Dns,
     pub cloud: Cloud,
     pub catalog: PathBuf,
+    /// Without: the cheapest type that holds a Pod, on demand.
+    pub cost_policy: Option<PathBuf>,
+    /// Spot prices, and on-demand prices in place of the catalog's.
+    pub prices: Option<PathBuf>,
     #[serde(default)]
     pub standby: Vec<Standby>,
     #[serde(default)]
@@ -154,20 +158,4 @@ impl Default for Defaults {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Telemetry {
     pub listen: Option<SocketAddr>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Catalog {
-    pub types: Vec<CatalogType>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct CatalogType {
-    pub name: String,
-    pub cpu: String,
-    pub memory: String,
-    /// Dollars an hour, on demand, as text.
-    pub price: String,
 }

@@ -1,69 +1,114 @@
 //! Which Pod gets which instance, what to launch and what to release.
 //!
-//! A Pod's size picks its type: the cheapest that fits. After that Pods and instances of one pool
-//! (zone and type) are interchangeable, so the plan is a matter of counting: in each pool
+//! What a Pod may have and what is bought for it says the cost policy (`decide::purchase`); here what is
+//! there is set against what is asked for:
 //!
 //! ```text
-//!   bind    = min(waiting Pods, ready instances)             oldest Pod to oldest instance
-//!   launch  = waiting + standby - (ready + booting)          if positive and not cooling down
-//!   release = (ready + booting) - waiting - standby          if positive, newest first
+//!   ledger   = what lives: bound instances, in the order of their launch
+//!   match    : each waiting Pod, the largest first, takes of what is bought already what suits it
+//!                ready -> bound now; booting or under way -> waits for it
+//!   keep     : standby pools keep their count of what is left
+//!   launch   : for each Pod without a match, oldest first, what the policy chooses, booked before the next is
+//!              decided; equal choices of a class are one order
+//!   release  : what nobody needs
 //! ```
 //!
 //! An instance knows no Pod at launch; it is bound when its agent has registered. So 500 Pods need as
-//! many launch calls as there are pools, and a crash after a launch loses nothing: what was launched
-//! is found by its tags and counts as booting.
+//! many launch calls as there are different choices, and a crash after a launch loses nothing: what was
+//! launched is found by its tags and counts as booting. Nothing is remembered between two plans but what
+//! the cloud had no capacity for: the ledger is made anew of what lives, so a restart finds the same.
 //!
-//! Cost: O(n log n) in Pods and instances.
+//! Cost: O(n log n) in Pods and instances, times types and zones (see `decide::purchase`).
 
-use crate::model::{InstanceId, InstanceType, PodUid};
-use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use super::purchase::policy::Scope;
+use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, is_on_demand};
+use crate::model::{Allocation, CreditMode, HourlyPrice, InstanceId, Offer, PodUid, Purchase};
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+/// The class of instances that are kept without a Pod: any class may take them.
+pub const STANDBY: &str = "standby";
 
 /// A Pod that needs an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
     pub pod: PodUid,
+    /// The zone of its node.
     pub zone: String,
-    pub cpu_millis: u64,
-    pub memory_bytes: u64,
+    pub wants: Arc<purchase::Demand>,
     pub since: Timestamp,
 }
 
-/// An instance that no Pod is bound to.
+/// An instance, or one that is being launched, that no Pod is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supply {
-    pub instance: InstanceId,
-    pub pool: Pool,
+    /// None while its launch is under way.
+    pub instance: Option<InstanceId>,
+    pub class: String,
+    pub zone: String,
+    /// What it is; while its launch is under way, what it may become.
+    pub offers: Vec<Offer>,
     /// Its agent is connected.
     pub ready: bool,
     pub launched_at: Timestamp,
 }
 
-/// Instances that are interchangeable.
+/// An instance that can't be had: a Pod is bound to it, or it is on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub instance: InstanceId,
+    pub class: String,
+    pub zone: String,
+    pub offer: Offer,
+    pub wants: Option<Arc<purchase::Demand>>,
+    pub launched_at: Timestamp,
+}
+
+/// A type in a zone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pool {
     pub zone: String,
     pub instance_type: String,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// The catalog.
-    pub types: Vec<InstanceType>,
-    /// What an instance keeps for itself (kernel, containerd, agent): not offered to the Pod.
-    pub reserved_memory_bytes: u64,
-    /// Instances kept running without a Pod.
-    pub standby: BTreeMap<Pool, u32>,
-    /// Pools that the cloud had no capacity for: nothing is launched there before this time.
-    pub cooling: BTreeMap<Pool, Timestamp>,
+#[derive(Clone, Debug)]
+pub struct Rules<'a> {
+    pub policy: &'a Policy,
+    pub market: &'a Market,
+    /// Classes for which a launch failed, by zone: nothing is launched before this time.
+    pub cooling: BTreeMap<(String, String), Timestamp>,
     /// How many more instances may exist in each zone.
     pub room: BTreeMap<String, u32>,
+}
+
+/// Instances to be launched, alike to whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub class: String,
+    pub zone: String,
+    /// Best first; never empty.
+    pub offers: Vec<Offer>,
+    pub allocation: Allocation,
+    pub credits: CreditMode,
+    pub count: u32,
+}
+
+impl Order {
+    fn is_like(&self, other: &Self) -> bool {
+        let Self { class, zone, offers, allocation, credits, count: _ } = self;
+        (class, zone, offers, allocation, credits)
+            == (&other.class, &other.zone, &other.offers, &other.allocation, &other.credits)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub bind: Vec<(PodUid, InstanceId)>,
-    pub launch: Vec<(Pool, u32)>,
+    pub launch: Vec<Order>,
     pub release: Vec<InstanceId>,
     /// Pods that wait, and why.
     pub waiting: Vec<(PodUid, Waiting)>,
@@ -75,11 +120,11 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// One was launched or is about to be.
-    Launching { instance_type: String },
-    /// No type of the catalog is large enough.
-    TooLarge { message: String },
-    /// The cloud had none of this type; it is asked again after `until`.
-    NoCapacity { instance_type: String, until: Timestamp },
+    Launching { class: String, offer: Offer },
+    /// The policy lets nothing be bought now, or ever.
+    Pending { class: String, reason: &'static str, message: String },
+    /// The cloud failed to launch for this class; it is asked again after `until`.
+    Failed { class: String, until: Timestamp },
     /// The node's limit on instances is reached.
     LimitReached,
 }
@@ -88,244 +133,337 @@ impl Waiting {
     /// A CamelCase reason, for status and events.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Launching { .. } => "Launching",
-            Self::TooLarge { .. } => "NoInstanceTypeFits",
-            Self::NoCapacity { .. } => "InsufficientInstanceCapacity",
+            Self::Launching { .. } => "InstanceLaunching",
+            Self::Pending { reason, .. } => reason,
+            Self::Failed { .. } => "LaunchFailed",
             Self::LimitReached => "OutOfpods",
         }
     }
 
     pub fn message(&self) -> String {
         match self {
-            Self::Launching { instance_type } => format!("waiting for an instance of type {instance_type}"),
-            Self::TooLarge { message } => message.clone(),
-            // No time in it: each new one would be a new event.
-            Self::NoCapacity { instance_type, .. } => {
-                format!("the cloud has no {instance_type} now; it is asked again")
+            Self::Launching { class, offer } => {
+                let Offer { instance_type, purchase, price } = offer;
+                let purchase = purchase.as_str();
+                format!("waiting for an instance of type {instance_type} ({purchase}, ${price}/h, class {class})")
             }
+            Self::Pending { message, .. } => message.clone(),
+            // No time in it: each new one would be a new event.
+            Self::Failed { .. } => "the cloud did not launch an instance; it is asked again".to_owned(),
             Self::LimitReached => "the node's limit of Pods is reached".to_owned(),
         }
     }
+
+    pub fn class(&self) -> Option<&str> {
+        match self {
+            Self::Launching { class, .. } | Self::Pending { class, .. } | Self::Failed { class, .. } => Some(class),
+            Self::LimitReached => None,
+        }
+    }
 }
 
-/// The cheapest type that holds the Pod; of equal prices the smaller, then the first by name.
-pub fn choose_type(
-    types: &[InstanceType],
-    reserved_memory_bytes: u64,
-    cpu_millis: u64,
-    memory_bytes: u64,
-) -> Result<&InstanceType, String> {
-    let fits = |t: &&InstanceType| {
-        t.cpu_millis >= cpu_millis && t.memory_bytes.saturating_sub(reserved_memory_bytes) >= memory_bytes
-    };
-    types.iter().filter(fits).min_by_key(|t| (t.price, t.cpu_millis, t.memory_bytes, &t.name)).ok_or_else(|| {
-        let largest = types.iter().max_by_key(|t| (t.memory_bytes, t.cpu_millis, &t.name));
-        match largest {
-            None => "the catalog has no instance types".to_owned(),
-            Some(t) => format!(
-                "the Pod requests cpu {cpu_millis}m and memory {}Mi; no instance type is large enough (the largest, {}, \
-                 offers cpu {}m and memory {}Mi)",
-                memory_bytes.div_ceil(1 << 20),
-                t.name,
-                t.cpu_millis,
-                t.memory_bytes.saturating_sub(reserved_memory_bytes) >> 20,
-            ),
-        }
-    })
+/// Supplies that are alike.
+type Kind = (String, String, Vec<Offer>);
+
+/// How well supplies suit, the least first: not what would be bought, dear, not ready.
+type Rank = (bool, HourlyPrice, bool);
+
+struct Round<'a> {
+    rules: &'a Rules<'a>,
+    planner: Planner<'a>,
+    ledger: Ledger,
+    /// Ready ones first, the oldest first.
+    free: BTreeMap<Kind, VecDeque<&'a Supply>>,
+    room: BTreeMap<String, u32>,
+    now: Timestamp,
+    plan: Plan,
 }
 
 /// See the module's page.
-pub fn plan(demands: &[Demand], supplies: &[Supply], rules: &Rules, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    let mut waiting: BTreeMap<Pool, Vec<&Demand>> = BTreeMap::new();
+pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rules, now: Timestamp) -> Plan {
+    let mut round = Round {
+        rules,
+        planner: Planner::new(rules.policy, rules.market, now),
+        ledger: Ledger::new(rules.policy),
+        free: BTreeMap::new(),
+        room: rules.room.clone(),
+        now,
+        plan: Plan::default(),
+    };
+    round.fold(held);
+    round.sort(supplies);
     let mut ordered: Vec<&Demand> = demands.iter().collect();
     ordered.sort_by_key(|d| (d.since, &d.pod));
-    for demand in ordered {
-        match choose_type(&rules.types, rules.reserved_memory_bytes, demand.cpu_millis, demand.memory_bytes) {
-            Ok(t) => {
-                let pool = Pool { zone: demand.zone.clone(), instance_type: t.name.clone() };
-                waiting.entry(pool).or_default().push(demand);
-            }
-            Err(message) => plan.waiting.push((demand.pod.clone(), Waiting::TooLarge { message })),
+    // The largest first: what holds it holds the others too, but not the other way round.
+    let mut by_size = ordered.clone();
+    by_size.sort_by_key(|d| (Reverse(d.wants.cpu_millis), Reverse(d.wants.memory_bytes)));
+    let matched: BTreeSet<&PodUid> = by_size.into_iter().filter(|demand| round.take(demand)).map(|d| &d.pod).collect();
+    let unmatched: Vec<&Demand> = ordered.into_iter().filter(|demand| !matched.contains(&demand.pod)).collect();
+    round.keep_standby();
+    round.buy(&unmatched);
+    round.release();
+    round.plan.wake_at = round.wake_at();
+    round.plan
+}
+
+impl<'a> Round<'a> {
+    fn fold(&mut self, held: &[Held]) {
+        let mut held: Vec<&Held> = held.iter().collect();
+        // Commitments cover the first that came.
+        held.sort_by_key(|h| (h.launched_at, &h.instance));
+        for held in held {
+            self.book(&held.class, held.wants.as_deref(), &held.offer, &held.zone);
         }
     }
-    let mut held: BTreeMap<Pool, Vec<&Supply>> = BTreeMap::new();
-    for supply in supplies {
-        held.entry(supply.pool.clone()).or_default().push(supply);
+
+    fn book(&mut self, class: &str, wants: Option<&purchase::Demand>, offer: &Offer, zone: &str) {
+        let live = self.planner.live(class, wants, offer, zone, &self.ledger);
+        self.ledger.book(&live);
     }
-    let mut room = rules.room.clone();
-    let pools: BTreeSet<&Pool> = waiting.keys().chain(held.keys()).chain(rules.standby.keys()).collect();
-    for pool in pools {
-        let demands = waiting.get(pool).map_or(&[][..], Vec::as_slice);
-        let mut supplies = held.get(pool).cloned().unwrap_or_default();
-        // Ready ones first, the oldest first: those bind; the newest are released.
-        supplies.sort_by_key(|s| (!s.ready, s.launched_at, &s.instance));
-        let ready = supplies.iter().filter(|s| s.ready).count();
-        let bound = demands.len().min(ready);
-        for (demand, supply) in demands.iter().zip(&supplies).take(bound) {
-            plan.bind.push((demand.pod.clone(), supply.instance.clone()));
-        }
-        let wanted = demands.len() + rules.standby.get(pool).map_or(0, |n| *n as usize);
-        let mut booting = supplies.len() - ready;
-        let mut blocked = None;
-        if wanted > supplies.len() {
-            let until = rules.cooling.get(pool).copied().filter(|until| *until > now);
-            let left = room.entry(pool.zone.clone()).or_insert(u32::MAX);
-            let missing = u32::try_from(wanted - supplies.len()).unwrap_or(u32::MAX);
-            let count = if until.is_some() { 0 } else { missing.min(*left) };
-            if count > 0 {
-                *left -= count;
-                booting += count as usize;
-                plan.launch.push((pool.clone(), count));
-            }
-            blocked = Some(match until {
-                Some(until) => {
-                    plan.wake_at = Some(plan.wake_at.map_or(until, |at| at.min(until)));
-                    Waiting::NoCapacity { instance_type: pool.instance_type.clone(), until }
+
+    fn sort(&mut self, supplies: &'a [Supply]) {
+        let mut ordered: Vec<&Supply> = supplies.iter().collect();
+        ordered.sort_by_key(|s| (!s.ready, s.launched_at, &s.instance));
+        for supply in ordered {
+            let too_old = |most: SignedDuration| self.now.duration_since(supply.launched_at) >= most;
+            match &supply.instance {
+                Some(id) if self.rules.policy.ttl.max_lifetime.is_some_and(too_old) => {
+                    self.plan.release.push(id.clone());
+                    self.book(&supply.class, None, dearest(&supply.offers), &supply.zone);
                 }
-                None => Waiting::LimitReached,
-            });
-        } else {
-            plan.release.extend(supplies[wanted..].iter().map(|s| s.instance.clone()));
-        }
-        for (index, demand) in demands[bound..].iter().enumerate() {
-            let why = match &blocked {
-                Some(blocked) if index >= booting => blocked.clone(),
-                _ => Waiting::Launching { instance_type: pool.instance_type.clone() },
-            };
-            plan.waiting.push((demand.pod.clone(), why));
+                _ => {
+                    let kind = (supply.class.clone(), supply.zone.clone(), supply.offers.clone());
+                    self.free.entry(kind).or_default().push_back(supply);
+                }
+            }
         }
     }
-    plan
+
+    /// Gives the Pod one of what is bought already, if one suits.
+    fn take(&mut self, demand: &Demand) -> bool {
+        let Some((kind, class, offer)) = self.suiting(demand) else { return false };
+        let Some(supply) = self.free.get_mut(&kind).and_then(VecDeque::pop_front) else { return false };
+        if self.free.get(&kind).is_some_and(VecDeque::is_empty) {
+            self.free.remove(&kind);
+        }
+        self.book(&class, Some(&demand.wants), &offer, &supply.zone);
+        match &supply.instance {
+            Some(id) if supply.ready => self.plan.bind.push((demand.pod.clone(), id.clone())),
+            _ => self
+                .plan
+                .waiting
+                .push((demand.pod.clone(), Waiting::Launching { class, offer: supply.offers[0].clone() })),
+        }
+        true
+    }
+
+    /// What suits the Pod best of what is free: what it would buy anyway, then the cheapest, then what is
+    /// ready. Returned with its class and the price that it is booked at.
+    fn suiting(&self, demand: &Demand) -> Option<(Kind, String, Offer)> {
+        if self.free.is_empty() {
+            return None;
+        }
+        let case = self.planner.case(&demand.wants, &self.ledger).ok()?;
+        let class = &case.class().name;
+        let choice = match case.decide().outcome {
+            Outcome::Plan(choice) => Some(choice),
+            Outcome::Pend(_) => None,
+        };
+        // Something dearer was bought for another Pod that is no more: twice the price of what would be
+        // bought now is borne, since another boot costs too; more is not, it would be paid for long.
+        let ceiling = choice.as_ref().map(|choice| {
+            let dearest = choice.alternatives.iter().map(|(_, price)| *price).max().unwrap_or(choice.price);
+            dearest.max(HourlyPrice(choice.price.0.saturating_mul(2)))
+        });
+        let wants_spot = choice.as_ref().is_some_and(|choice| choice.option == Purchase::Spot);
+        let lacks_on_demand = case.lacks_on_demand() && !wants_spot;
+        let mut best: Option<(Rank, &Kind, &Offer)> = None;
+        for (kind, supplies) in &self.free {
+            let (of, zone, offers) = kind;
+            let (Some(first), Some(front)) = (offers.first(), supplies.front()) else { continue };
+            let offer = dearest(offers);
+            let same = |c: &Choice| c.instance_type == first.instance_type && c.zone == *zone;
+            let exact = choice.as_ref().filter(|c| same(c));
+            let suits = if of == STANDBY {
+                exact.is_some_and(|c| is_on_demand(c.option) && is_on_demand(offer.purchase))
+            } else {
+                (of == class || of.is_empty())
+                    && offers.iter().all(|offer| case.accepts(offer, zone))
+                    && !(lacks_on_demand && offer.purchase == Purchase::Spot)
+                    && !(front.instance.is_some() && ceiling.is_some_and(|ceiling| offer.price > ceiling))
+            };
+            if suits && *zone == demand.zone && case.within_limits(offer.price) {
+                let exact = exact.is_some_and(|c| c.option == first.purchase || of == STANDBY);
+                let rank = (!exact, offer.price, !front.ready);
+                if best.as_ref().is_none_or(|(other, _, _)| rank < *other) {
+                    best = Some((rank, kind, offer));
+                }
+            }
+        }
+        best.map(|(_, kind, offer)| (kind.clone(), class.clone(), offer.clone()))
+    }
+
+    /// Leaves the standby pools what they need, asks for what they lack, and books all that is left: it is
+    /// paid for until it is gone.
+    fn keep_standby(&mut self) {
+        let wanted = purchase::standby(&self.rules.policy.standby, self.now);
+        let mut lacking = Vec::new();
+        for (pool, count) in wanted {
+            let mut missing = count as usize;
+            for ((class, zone, offers), supplies) in &mut self.free {
+                if class == STANDBY && *zone == pool.zone && offers[0].instance_type == pool.instance_type {
+                    let kept = missing.min(supplies.len());
+                    let kept: Vec<&Supply> = supplies.drain(..kept).collect();
+                    missing -= kept.len();
+                    for supply in kept {
+                        let live =
+                            self.planner.live(STANDBY, None, dearest(&supply.offers), &supply.zone, &self.ledger);
+                        self.ledger.book(&live);
+                    }
+                }
+            }
+            lacking.push((pool, missing));
+        }
+        let surplus: Vec<&Supply> = self.free.values().flatten().copied().collect();
+        for supply in surplus {
+            self.book(&supply.class, None, dearest(&supply.offers), &supply.zone);
+        }
+        for (pool, missing) in lacking {
+            for _ in 0..missing {
+                if !self.buy_standby(&pool) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn buy_standby(&mut self, pool: &Pool) -> bool {
+        let Some(spec) = self.rules.market.catalog.types.iter().find(|t| t.name == pool.instance_type) else {
+            return false;
+        };
+        let purchase = if spec.burst.is_some() { Purchase::Burstable } else { Purchase::OnDemand };
+        let short = |q: &purchase::Quarantine| q.holds(purchase, &pool.instance_type, &pool.zone, self.now);
+        let used = self.ledger.tally(&Scope::Cluster);
+        let beyond = |limit: &purchase::policy::Limit| {
+            limit.scope == Scope::Cluster
+                && (limit.max_instances.is_some_and(|max| used.instances >= max)
+                    || limit.max_hourly.is_some_and(|max| used.hourly.0.saturating_add(spec.on_demand.0) > max.0))
+        };
+        if self.rules.market.quarantine.iter().any(short)
+            || self.rules.policy.limits.iter().any(beyond)
+            || self.cooling(STANDBY, &pool.zone).is_some()
+            || !self.has_room(&pool.zone)
+        {
+            return false;
+        }
+        let offer = Offer { instance_type: spec.name.clone(), purchase, price: spec.on_demand };
+        self.order(STANDBY, &pool.zone, vec![offer], Allocation::default(), CreditMode::default(), None);
+        true
+    }
+
+    fn buy(&mut self, demands: &[&Demand]) {
+        for demand in demands {
+            let waiting = self.buy_one(demand);
+            self.plan.waiting.push((demand.pod.clone(), waiting));
+        }
+    }
+
+    fn buy_one(&mut self, demand: &Demand) -> Waiting {
+        let case = match self.planner.case(&demand.wants, &self.ledger) {
+            Ok(case) => case,
+            Err(refused) => return pending(refused.class, refused.outcome),
+        };
+        let decision = case.decide();
+        let choice = match decision.outcome {
+            Outcome::Plan(choice) => choice,
+            pend @ Outcome::Pend(_) => return pending(decision.class, pend),
+        };
+        let credits = case.class().credits.mode;
+        let class = decision.class;
+        if let Some(until) = self.cooling(&class, &choice.zone) {
+            return Waiting::Failed { class, until };
+        }
+        if !self.has_room(&choice.zone) {
+            return Waiting::LimitReached;
+        }
+        // A fleet of spot pools is one attempt however many there are: the more, the less it is interrupted.
+        let most = if choice.option == Purchase::Spot {
+            usize::MAX
+        } else {
+            self.rules.policy.ice.max_attempts.max(1) as usize
+        };
+        let first = Offer { instance_type: choice.instance_type, purchase: choice.option, price: choice.price };
+        let others = choice.alternatives.iter().filter(|(pool, _)| self.planner.zone(pool.zone) == choice.zone);
+        let others = others.map(|(pool, price)| Offer {
+            instance_type: self.planner.type_of(pool.instance_type).name.clone(),
+            purchase: choice.option,
+            price: *price,
+        });
+        let offers: Vec<Offer> = std::iter::once(first.clone()).chain(others).take(most).collect();
+        self.order(&class, &choice.zone, offers, choice.allocation, credits, Some(&demand.wants));
+        Waiting::Launching { class, offer: first }
+    }
+
+    /// Adds one to the order of its like, booked at the dearest of what it may become.
+    fn order(
+        &mut self,
+        class: &str,
+        zone: &str,
+        offers: Vec<Offer>,
+        allocation: Allocation,
+        credits: CreditMode,
+        wants: Option<&purchase::Demand>,
+    ) {
+        self.book(class, wants, dearest(&offers), zone);
+        if let Some(left) = self.room.get_mut(zone) {
+            *left = left.saturating_sub(1);
+        }
+        let order = Order { class: class.to_owned(), zone: zone.to_owned(), offers, allocation, credits, count: 1 };
+        match self.plan.launch.iter_mut().find(|other| other.is_like(&order)) {
+            Some(alike) => alike.count += 1,
+            None => self.plan.launch.push(order),
+        }
+    }
+
+    fn cooling(&self, class: &str, zone: &str) -> Option<Timestamp> {
+        let until = self.rules.cooling.get(&(class.to_owned(), zone.to_owned())).copied();
+        until.filter(|until| *until > self.now)
+    }
+
+    fn has_room(&self, zone: &str) -> bool {
+        self.room.get(zone).is_none_or(|left| *left > 0)
+    }
+
+    fn release(&mut self) {
+        let left = self.free.values().flatten().filter_map(|supply| supply.instance.clone());
+        self.plan.release.extend(left);
+        self.plan.release.sort();
+    }
+
+    fn wake_at(&self) -> Option<Timestamp> {
+        let quarantined = self.rules.market.quarantine.iter().map(|q| q.until);
+        let cooling = self.rules.cooling.values().copied();
+        let waits = !self.plan.waiting.is_empty() || !self.rules.policy.standby.is_empty();
+        let retry = quarantined.chain(cooling).filter(|at| waits && *at > self.now).min();
+        // A schedule's windows begin and end on whole minutes.
+        let scheduled = self.rules.policy.standby.iter().any(|pool| !pool.windows.is_empty());
+        let minute = scheduled.then(|| Timestamp::from_second((self.now.as_second().div_euclid(60) + 1) * 60).ok());
+        retry.into_iter().chain(minute.flatten()).min()
+    }
+}
+
+fn pending(class: String, outcome: Outcome) -> Waiting {
+    match outcome {
+        Outcome::Pend(pend) => Waiting::Pending { class, reason: pend.reason, message: pend.message },
+        // Not what it is called for.
+        Outcome::Plan(choice) => Waiting::Pending { class, reason: "Pending", message: choice.instance_type },
+    }
+}
+
+/// What is booked of something that may become any of these. The lists are never empty.
+fn dearest(offers: &[Offer]) -> &Offer {
+    offers.iter().max_by_key(|offer| offer.price).expect("an order has an offer")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::HourlyPrice;
-    use proptest::prelude::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn types() -> Vec<InstanceType> {
-        [("small", 1000, 1u64, 10), ("medium", 2000, 4, 20), ("large", 4000, 8, 40)]
-            .map(|(name, cpu_millis, gib, price)| InstanceType {
-                name: name.into(),
-                cpu_millis,
-                memory_bytes: gib << 30,
-                price: HourlyPrice(price),
-            })
-            .to_vec()
-    }
-
-    fn demand(index: usize, cpu_millis: u64, zone: u8) -> Demand {
-        Demand {
-            pod: PodUid::new(format!("pod-{index}")),
-            zone: format!("zone-{zone}"),
-            cpu_millis,
-            memory_bytes: 0,
-            since: at(index as i64 % 7),
-        }
-    }
-
-    prop_compose! {
-        fn world()(
-            demands in prop::collection::vec((1u64..5000, 0u8..2), 0..20),
-            supplies in prop::collection::vec((0usize..3, 0u8..2, any::<bool>(), 0i64..9), 0..20),
-            standby in 0u32..3,
-            cooling in prop::option::of(0i64..20),
-            room in 0u32..30,
-        ) -> (Vec<Demand>, Vec<Supply>, Rules) {
-            let pool = |zone: u8, t: usize| Pool { zone: format!("zone-{zone}"), instance_type: types()[t].name.clone() };
-            let demands = demands.into_iter().enumerate().map(|(i, (cpu, zone))| demand(i, cpu, zone)).collect();
-            let supplies = supplies.into_iter().enumerate().map(|(i, (t, zone, ready, launched))| Supply {
-                instance: InstanceId::new(format!("i-{i}")), pool: pool(zone, t), ready, launched_at: at(launched),
-            }).collect();
-            let rules = Rules {
-                types: types(),
-                reserved_memory_bytes: 0,
-                standby: [(pool(0, 0), standby)].into(),
-                cooling: cooling.map(|s| (pool(0, 1), at(s))).into_iter().collect(),
-                room: [("zone-0".to_owned(), room), ("zone-1".to_owned(), room)].into(),
-            };
-            (demands, supplies, rules)
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_pod_is_bound_or_told_why_it_waits((demands, supplies, rules) in world()) {
-            let plan = plan(&demands, &supplies, &rules, at(10));
-            let mut told: Vec<_> = plan.bind.iter().map(|(p, _)| p).chain(plan.waiting.iter().map(|(p, _)| p)).collect();
-            told.sort();
-            let mut all: Vec<_> = demands.iter().map(|d| &d.pod).collect();
-            all.sort();
-            prop_assert_eq!(told, all);
-        }
-
-        #[test]
-        fn counts_in_each_pool_match_the_reference((demands, supplies, rules) in world()) {
-            let plan = plan(&demands, &supplies, &rules, at(10));
-            let mut launched_in_zone: BTreeMap<String, u32> = BTreeMap::new();
-            for zone in ["zone-0", "zone-1"] {
-                for t in types() {
-                    let pool = Pool { zone: zone.into(), instance_type: t.name.clone() };
-                    let want = demands.iter().filter(|d| d.zone == zone && types().iter()
-                        .filter(|t| t.cpu_millis >= d.cpu_millis).min_by_key(|t| t.price).map(|t| &t.name) == Some(&t.name)).count();
-                    let mine: Vec<_> = supplies.iter().filter(|s| s.pool == pool).collect();
-                    let ready = mine.iter().filter(|s| s.ready).count();
-                    let standby = rules.standby.get(&pool).copied().unwrap_or(0) as usize;
-                    let bound = plan.bind.iter().filter(|(_, i)| mine.iter().any(|s| s.instance == *i)).count();
-                    prop_assert_eq!(bound, want.min(ready));
-                    let released = plan.release.iter().filter(|i| mine.iter().any(|s| s.instance == **i)).count();
-                    prop_assert_eq!(released, mine.len().saturating_sub(want + standby));
-                    let launched: u32 = plan.launch.iter().filter(|(p, _)| *p == pool).map(|(_, n)| n).sum();
-                    let missing = (want + standby).saturating_sub(mine.len()) as u32;
-                    let cooling = rules.cooling.get(&pool).is_some_and(|until| *until > at(10));
-                    prop_assert!(launched <= missing && (!cooling || launched == 0));
-                    *launched_in_zone.entry(zone.into()).or_default() += launched;
-                    // Short of what is missing only because the zone is full or the pool cools down.
-                    let zone_total: u32 = plan.launch.iter().filter(|(p, _)| p.zone == zone).map(|(_, n)| n).sum();
-                    prop_assert!(launched == missing || cooling || zone_total == rules.room[zone]);
-                }
-            }
-            for (zone, launched) in launched_in_zone {
-                prop_assert!(launched <= rules.room[&zone]);
-            }
-        }
-
-        #[test]
-        fn the_order_of_the_input_does_not_matter((mut demands, mut supplies, rules) in world()) {
-            let one = plan(&demands, &supplies, &rules, at(10));
-            demands.reverse();
-            supplies.reverse();
-            let mut other = plan(&demands, &supplies, &rules, at(10));
-            let mut one_sorted = one;
-            one_sorted.waiting.sort_by(|a, b| a.0.cmp(&b.0));
-            other.waiting.sort_by(|a, b| a.0.cmp(&b.0));
-            prop_assert_eq!(one_sorted, other);
-        }
-
-        #[test]
-        fn no_instance_is_bound_twice_or_bound_and_released((demands, supplies, rules) in world()) {
-            let plan = plan(&demands, &supplies, &rules, at(10));
-            let used: Vec<_> = plan.bind.iter().map(|(_, i)| i).chain(&plan.release).collect();
-            let distinct: BTreeSet<_> = used.iter().collect();
-            prop_assert_eq!(used.len(), distinct.len());
-            for (_, instance) in &plan.bind {
-                prop_assert!(supplies.iter().any(|s| s.instance == *instance && s.ready));
-            }
-        }
-    }
-
-    #[test]
-    fn a_pod_gets_the_cheapest_type_that_holds_it_with_what_the_instance_keeps_for_itself() {
-        let types = types();
-        assert_eq!(choose_type(&types, 0, 500, 1 << 30).unwrap().name, "small");
-        assert_eq!(choose_type(&types, 1 << 20, 500, 1 << 30).unwrap().name, "medium");
-        let refusal = choose_type(&types, 0, 8000, 0).unwrap_err();
-        assert!(refusal.contains("8000m") && refusal.contains("large"), "{refusal}");
-    }
-}
+mod tests;

@@ -35,10 +35,10 @@ mod schedule;
 mod tests;
 mod why;
 
-pub use choose::{Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
+pub use choose::{Case, Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
-pub use market::{Burst, Catalog, Market, Quarantine, TypeSpec};
+pub use market::{Burst, Buying, Catalog, Market, Quarantine, TypeSpec};
 pub use narrow::{ECI_SPECS, INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;

@@ -2,11 +2,11 @@
 
 use super::world::{Effect, Fact, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
-use crate::decide::placement::Pool;
-use crate::model::{
-    Allocation, CreditMode, Generation, InstanceId, LaunchRequest, Launched, NodeName, Offer, PodUid, Purchase, tag,
+use crate::decide::placement::Order;
+use crate::model::{Generation, InstanceId, LaunchRequest, Launched, NodeName, PodUid, tag};
+use crate::ports::{
+    AgentLink, AgentUpdate, Cloud, CloudError, EventSink, PodUpdate, RefSource, StatusSink, client_token,
 };
-use crate::ports::{AgentLink, AgentUpdate, Cloud, EventSink, PodUpdate, RefSource, StatusSink, client_token};
 use crate::telemetry::Metrics;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -21,6 +21,9 @@ const GATHER: Duration = Duration::from_millis(5);
 const DESCRIBE_EVERY: Duration = Duration::from_secs(2);
 /// A cloud that takes longer does not answer.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the policy says nothing that can be waited for.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What the engine needs of the world outside.
 pub struct EngineConfig {
@@ -51,6 +54,8 @@ pub struct Engine {
     reply: mpsc::Sender<Fact>,
     tasks: TaskTracker,
     describing: Arc<Semaphore>,
+    /// The policy's ttl.launch.
+    launch_timeout: jiff::SignedDuration,
     /// Connections of agents whose instance is not known yet.
     early: BTreeMap<InstanceId, Option<(PodUid, Generation)>>,
 }
@@ -59,6 +64,7 @@ impl Engine {
     pub fn new(config: EngineConfig, input: Input) -> Self {
         let (reply, results) = mpsc::channel(1024);
         Self {
+            launch_timeout: config.world.buying.policy.ttl.launch,
             config,
             input,
             results,
@@ -161,7 +167,7 @@ impl Engine {
             Effect::Forget(uid) => self.config.refs.forget(&uid),
             Effect::Desired(instance, desired) => self.config.link.set_desired(&instance, desired),
             Effect::ForgetAgent(instance) => self.config.link.forget(&instance),
-            Effect::Launch(pool, count) => self.launch(pool, count),
+            Effect::Launch(number, order) => self.launch(number, order),
             Effect::Started(after) => self.config.metrics.started(after),
             Effect::Terminate(ids) => self.terminate(ids),
             Effect::List { name, entry } => self.list(&name, entry),
@@ -204,41 +210,50 @@ impl Engine {
         }
     }
 
-    fn launch(&self, pool: Pool, count: u32) {
+    fn launch(&self, number: u64, order: Order) {
         let cloud = Arc::clone(&self.config.cloud);
         let reply = self.reply.clone();
-        let cluster = self.config.cluster.clone();
         let metrics = self.config.metrics.clone();
-        let known = self.config.world.types.iter().find(|t| t.name == pool.instance_type);
-        let price = known.map(|t| t.price).unwrap_or_default();
-        let node = node_of(&self.config.world.zones, &pool.zone);
+        let (cluster, node) = (self.config.cluster.clone(), node_of(&self.config.world.zones, &order.zone));
+        // A call that takes longer has failed; what it launched all the same is found by its tags.
+        let patience = Duration::try_from(self.launch_timeout).unwrap_or(LAUNCH_TIMEOUT);
         self.tasks.spawn(async move {
             let batch = format!("{:016x}", rand::random::<u64>());
+            let Order { class, zone, offers, allocation, credits, count } = order;
+            let tags = [(tag::CLUSTER, cluster.clone()), (tag::NODE, node), (tag::BATCH, batch.clone()), (tag::CLASS, class.clone())];
             let request = LaunchRequest {
                 client_token: client_token(&cluster, &batch),
-                zone: pool.zone.clone(),
-                offers: vec![Offer { instance_type: pool.instance_type.clone(), purchase: Purchase::OnDemand, price }],
-                allocation: Allocation::default(),
-                credits: CreditMode::default(),
+                zone,
+                offers,
+                allocation,
+                credits,
                 count,
-                tags: [(tag::CLUSTER, cluster), (tag::NODE, node), (tag::BATCH, batch), (tag::CLASS, "default".to_owned())]
-                    .map(|(key, value)| (key.to_owned(), value))
-                    .into(),
+                tags: tags.map(|(key, value)| (key.to_owned(), value)).into(),
             };
             metrics.launch(count);
-            let (records, failure) = match cloud.launch(&request).await {
-                Ok(Launched { records, shortages }) => {
-                    tracing::info!(asked = count, got = records.len(), instance_type = %pool.instance_type, zone = %pool.zone, "launched");
-                    let short = shortages.into_iter().next().filter(|_| records.len() < count as usize);
-                    (records, short.map(|s| format!("no capacity: {}: {}", s.code, s.message)))
+            let answer = tokio::time::timeout(patience, cloud.launch(&request)).await;
+            let silent = |_| CloudError::Retry { operation: "launch", message: format!("no answer within {patience:?}") };
+            let (launched, failure) = match answer.map_err(silent).and_then(|answer| answer) {
+                Ok(launched) => {
+                    let Launched { records, shortages } = &launched;
+                    tracing::info!(asked = count, got = records.len(), class, zone = request.zone, best = ?request.offers[0], "launched");
+                    for shortage in shortages {
+                        metrics.launch_failed(&shortage.code);
+                        tracing::warn!(?shortage, class, "the cloud was short");
+                    }
+                    (launched, None)
                 }
                 Err(error) => {
-                    metrics.launch_failed();
-                    tracing::warn!(error = &error as &dyn std::error::Error, instance_type = %pool.instance_type, "a launch failed");
-                    (Vec::new(), Some(error.to_string()))
+                    metrics.launch_failed(match &error {
+                        CloudError::Retry { .. } => "Retry",
+                        CloudError::Refused { .. } => "Refused",
+                    });
+                    tracing::warn!(error = &error as &dyn std::error::Error, class, zone = request.zone, "a launch failed");
+                    (Launched::default(), Some(error.to_string()))
                 }
             };
-            drop(reply.send(Fact::Launched { pool, asked: count, records, failure }).await);
+            let Launched { records, shortages } = launched;
+            drop(reply.send(Fact::Launched { order: number, records, shortages, failure }).await);
         });
     }
 

@@ -21,7 +21,8 @@ pub use facts::{Effect, Fact, WorldConfig};
 
 use crate::decide::desired::Refs;
 use crate::decide::lifecycle::{self, Backing, Step};
-use crate::decide::placement::Pool;
+use crate::decide::placement::Order;
+use crate::decide::purchase::{self, Market};
 use crate::decide::status::{PodStatus, Reason};
 use crate::model::{DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, PodReport, PodUid};
 use crate::ports::PodSeen;
@@ -43,7 +44,7 @@ const HOLD_STOPPING: SignedDuration = SignedDuration::from_secs(10);
 const REASSERT: SignedDuration = SignedDuration::from_secs(5);
 /// A delete that showed no effect is asked for again after this long.
 const DELETE_AGAIN: SignedDuration = SignedDuration::from_secs(30);
-/// How often a pool is asked again after the cloud refused.
+/// How often a launch is tried again after the cloud failed to do it.
 const COOLING: SignedDuration = SignedDuration::from_secs(10);
 /// An instance must be missing from this many descriptions in a row before it counts as gone: clouds
 /// are only eventually consistent.
@@ -65,10 +66,14 @@ pub struct World {
     expected: BTreeMap<InstanceId, PodUid>,
     /// Which instance says that it holds a Pod.
     holders: BTreeMap<PodUid, InstanceId>,
+    /// The catalog and prices, with what the cloud was short of.
+    market: Market,
     /// Launch calls under way: instances that are not known by name yet.
-    launching: BTreeMap<Pool, u32>,
-    cooling: BTreeMap<Pool, Timestamp>,
-    failures: BTreeMap<Pool, String>,
+    launching: BTreeMap<u64, Order>,
+    orders: u64,
+    /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
+    cooling: BTreeMap<(String, String), Timestamp>,
+    failures: BTreeMap<(String, String), String>,
     dirty: BTreeSet<PodUid>,
     placement_dirty: bool,
     wakes: BTreeSet<(Timestamp, PodUid)>,
@@ -78,6 +83,8 @@ pub struct World {
 
 struct PodEntry {
     seen: PodSeen,
+    /// What it asks of the cost policy.
+    wants: Arc<purchase::Demand>,
     gone: bool,
     instance: Option<InstanceId>,
     report: Option<Box<PodReport>>,
@@ -125,7 +132,6 @@ impl World {
     pub fn new(config: WorldConfig, now: Timestamp) -> Self {
         Self {
             unsynced: config.zones.keys().cloned().collect(),
-            config,
             started_at: now,
             described: false,
             round: 0,
@@ -133,7 +139,9 @@ impl World {
             instances: BTreeMap::new(),
             expected: BTreeMap::new(),
             holders: BTreeMap::new(),
+            market: config.buying.market.clone(),
             launching: BTreeMap::new(),
+            orders: 0,
             cooling: BTreeMap::new(),
             failures: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -141,6 +149,7 @@ impl World {
             wakes: BTreeSet::new(),
             placement_wake: None,
             effects: Vec::new(),
+            config,
         }
     }
 
@@ -181,7 +190,17 @@ impl World {
                 }
             }
             Fact::Instances { round, records } => self.described(round, records, now),
-            Fact::Launched { pool, asked, records, failure } => self.launched(pool, asked, records, failure, now),
+            Fact::Launched { order, records, shortages, failure } => {
+                self.launched(order, records, shortages, failure, now);
+            }
+            Fact::Reloaded { buying, keep_completed } => {
+                let quarantine = std::mem::take(&mut self.market.quarantine);
+                self.market = Market { quarantine, ..buying.market.clone() };
+                self.config.buying = buying;
+                self.config.keep_completed = keep_completed;
+                self.placement_dirty = true;
+                self.dirty.extend(self.pods.keys().cloned());
+            }
             Fact::NotTerminated(ids) => {
                 let still: Vec<InstanceId> = ids.into_iter().filter(|id| self.instances.contains_key(id)).collect();
                 if !still.is_empty() {
@@ -220,6 +239,10 @@ impl World {
                 if seen.intent != entry.seen.intent && !over {
                     self.effects.push(Effect::Follow(Arc::clone(&seen.intent)));
                 }
+                if seen.intent != entry.seen.intent {
+                    entry.wants = placing::wants(&self.config, &seen.intent);
+                    self.placement_dirty |= entry.wants_instance.is_some();
+                }
                 entry.seen = seen;
             }
             None => {
@@ -235,6 +258,7 @@ impl World {
                 self.pods.insert(
                     uid.clone(),
                     PodEntry {
+                        wants: placing::wants(&self.config, &seen.intent),
                         seen,
                         gone: false,
                         instance: None,

@@ -5,8 +5,8 @@
 //! renders all of it in the OpenMetrics text format.
 
 use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use std::sync::Arc;
@@ -31,6 +31,11 @@ pub fn init_logs(format: LogFormat) {
     }
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Failure {
+    code: String,
+}
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
@@ -40,7 +45,7 @@ pub struct Metrics {
     instances_free: Gauge,
     launches: Counter,
     launched: Counter,
-    launch_failures: Counter,
+    launch_failures: Family<Failure, Counter>,
     pod_start: Histogram,
     leader: Gauge,
 }
@@ -58,8 +63,12 @@ impl Default for Metrics {
         registry.register("launch_calls", "Launch calls to the cloud", launches.clone());
         let launched = Counter::default();
         registry.register("instances_asked", "Instances asked of the cloud", launched.clone());
-        let launch_failures = Counter::default();
-        registry.register("launch_failures", "Launch calls that failed", launch_failures.clone());
+        let launch_failures = Family::<Failure, Counter>::default();
+        registry.register(
+            "launch_failures",
+            "Launches that failed, and pools that were short, by the cloud's code",
+            launch_failures.clone(),
+        );
         // From a warm start (tenths of a second) to a cloud's boot (tens of seconds).
         let pod_start = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
         registry.register("pod_start_seconds", "From a Pod's creation to Running, as first seen", pod_start.clone());
@@ -96,8 +105,8 @@ impl Metrics {
         self.launched.inc_by(u64::from(instances));
     }
 
-    pub fn launch_failed(&self) {
-        self.launch_failures.inc();
+    pub fn launch_failed(&self, code: &str) {
+        self.launch_failures.get_or_create(&Failure { code: code.to_owned() }).inc();
     }
 
     /// A Pod is Running, this long after its creation.

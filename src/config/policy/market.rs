@@ -5,8 +5,12 @@ use crate::decide::purchase::{Burst, Catalog, TypeSpec};
 use crate::model::HourlyPrice;
 use std::collections::{BTreeMap, BTreeSet};
 
-pub fn catalog(check: &Checker, raw: raw::Catalog) -> Result<Catalog, PolicyError> {
+/// `home`: the region and the zones that are meant where it names none.
+pub fn catalog(check: &Checker, raw: raw::Catalog, home: Option<(&str, &[String])>) -> Result<Catalog, PolicyError> {
     let raw::Catalog { source: _, date: _, region, zones, types } = raw;
+    let missing = |key: &str| check.error(key, "is missing: expected what the types and prices are of");
+    let region = region.or(home.map(|(region, _)| region.to_owned())).ok_or_else(|| missing("region"))?;
+    let zones = zones.or(home.map(|(_, zones)| zones.to_vec())).ok_or_else(|| missing("zones"))?;
     if zones.is_empty() {
         return Err(check.error("zones", "is empty: expected at least one zone"));
     }

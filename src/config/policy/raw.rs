@@ -407,8 +407,9 @@ pub struct Catalog {
     /// Of when they are.
     #[serde(default)]
     pub date: String,
-    pub region: String,
-    pub zones: Vec<String>,
+    /// In a provider's catalog these two may be left out: its own are meant.
+    pub region: Option<String>,
+    pub zones: Option<Vec<String>>,
     pub types: Vec<CatalogType>,
 }
 

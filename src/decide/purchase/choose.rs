@@ -7,7 +7,7 @@ use super::planner::{OPTIONS, Planner, rank, selects};
 use super::policy::{Allocation, Class, CreditMode, GroupBy, Limit, Match, Scope, Sizing, Spread, Step};
 use super::why::Why;
 use super::{Demand, Market, Policy};
-use crate::model::{HourlyPrice, Purchase};
+use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
 use std::cmp::Ordering;
 
@@ -50,8 +50,8 @@ pub struct Choice {
     pub surplus: HourlyPrice,
     /// The group it counts in.
     pub group: String,
-    /// What to try next, best first, if there is no capacity.
-    pub alternatives: Vec<PoolId>,
+    /// What to try next, best first, if there is no capacity; each with its price.
+    pub alternatives: Vec<(PoolId, HourlyPrice)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Dropped {
 
 /// Compared in the order of its fields.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Offer {
+struct Candidate {
     rank: u32,
     crowd_first: u32,
     price: HourlyPrice,
@@ -128,38 +128,62 @@ impl<'a> Planner<'a> {
     }
 
     pub fn decide(&self, demand: &Demand, ledger: &Ledger) -> Decision {
+        match self.case(demand, ledger) {
+            Ok(case) => case.decide(),
+            Err(refused) => *refused,
+        }
+    }
+
+    /// A Pod's question, or the answer where there is nothing to look into.
+    pub fn case<'p>(&'p self, demand: &'p Demand, ledger: &'p Ledger) -> Result<Case<'a, 'p>, Box<Decision>> {
         let place = self.policy.classes.iter().position(|class| matches(&class.matches, demand));
         let Some(place) = place else {
-            return pending(demand, "", (0, 0), "NoClassMatches", "no class of the cost policy matches".to_owned());
+            let message = "no class of the cost policy matches".to_owned();
+            return Err(Box::new(pending(demand, "", (0, 0), "NoClassMatches", message)));
         };
         let class = &self.policy.classes[place];
         let need = need(class.sizing, demand);
         let narrowing = match narrowing(&demand.annotations, self.policy.overrides) {
             Ok(narrowing) => narrowing,
-            Err(error) => return pending(demand, &class.name, need, "InvalidAnnotation", error.to_string()),
+            Err(error) => {
+                let refused = pending(demand, &class.name, need, "InvalidAnnotation", error.to_string());
+                return Err(Box::new(refused));
+            }
         };
-        let group = group_of(class, demand);
-        let case = Case {
+        Ok(Case {
             planner: self,
+            place,
             class,
             demand,
             narrowing,
             need,
             limits: self.limits(class, demand, ledger),
             ledger,
-            group,
-        };
-        let (cpu_millis, memory_bytes) = need;
-        let mut dropped = Vec::with_capacity(self.types.len());
-        let outcome = case.run(place, &mut dropped);
-        Decision {
-            uid: demand.uid.clone(),
-            namespace: demand.namespace.clone(),
-            class: class.name.clone(),
-            cpu_millis,
-            memory_bytes,
-            outcome,
-            dropped,
+            group: group_of(class, demand),
+        })
+    }
+
+    /// What the ledger books for a machine that is there: at its price, with what it takes of the
+    /// commitments that are left.
+    pub fn live(&self, class: &str, demand: Option<&Demand>, offer: &Offer, zone: &str, ledger: &Ledger) -> Live {
+        let known = self.policy.classes.iter().find(|c| c.name == class);
+        let type_id = self.types.binary_search_by(|t| t.name.as_str().cmp(&offer.instance_type)).ok();
+        let zone_id = self.zones.binary_search(&zone).ok();
+        let covered = matches!(offer.purchase, Purchase::OnDemand | Purchase::Burstable)
+            && known.is_none_or(|class| class.use_commitments);
+        let drawn = type_id.zip(zone_id).filter(|_| covered).and_then(|(type_id, zone_id)| {
+            let matching = &self.commitments[type_id * self.zones.len() + zone_id];
+            ledger.after_commitments(&self.policy.commitments, matching, self.types[type_id]).1
+        });
+        Live {
+            namespace: demand.map(|d| d.namespace.clone()).unwrap_or_default(),
+            class: class.to_owned(),
+            group: known.zip(demand).map(|(class, demand)| group_of(class, demand)).unwrap_or_default(),
+            option: offer.purchase,
+            instance_type: offer.instance_type.clone(),
+            zone: zone.to_owned(),
+            price: offer.price,
+            drawn,
         }
     }
 
@@ -175,8 +199,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-struct Case<'a, 'p> {
+/// One Pod's question to the policy.
+pub struct Case<'a, 'p> {
     planner: &'p Planner<'a>,
+    /// The class's, in the policy.
+    place: usize,
     class: &'p Class,
     demand: &'p Demand,
     narrowing: Narrowing,
@@ -187,6 +214,56 @@ struct Case<'a, 'p> {
 }
 
 impl Case<'_, '_> {
+    pub fn class(&self) -> &Class {
+        self.class
+    }
+
+    pub fn decide(&self) -> Decision {
+        let (cpu_millis, memory_bytes) = self.need;
+        let mut dropped = Vec::with_capacity(self.planner.types.len());
+        let outcome = self.run(self.place, &mut dropped);
+        Decision {
+            uid: self.demand.uid.clone(),
+            namespace: self.demand.namespace.clone(),
+            class: self.class.name.clone(),
+            cpu_millis,
+            memory_bytes,
+            outcome,
+            dropped,
+        }
+    }
+
+    /// Whether a machine that is bought already would do: of a type that its class and annotations allow
+    /// and that holds it, paid for in a way they allow. What the class's and the namespace's limits say is
+    /// asked by [`Self::within_limits`].
+    pub fn accepts(&self, offer: &Offer, zone: &str) -> bool {
+        let place = self.planner.types.binary_search_by(|t| t.name.as_str().cmp(&offer.instance_type));
+        let Ok(index) = place else { return false };
+        let holds =
+            self.planner.classes[self.place].types[index].and_then(|rank| self.fits(self.planner.types[index], rank));
+        holds.is_ok()
+            && self.demand.zones.as_ref().is_none_or(|zones| zones.iter().any(|z| z == zone))
+            && self.class.purchase.iter().any(|step| step.option == offer.purchase)
+            && self.narrowing.purchase.as_ref().is_none_or(|options| options.contains(&offer.purchase))
+    }
+
+    /// Whether the Pod may have a machine of this price that the cluster's limit counts already.
+    pub fn within_limits(&self, price: HourlyPrice) -> bool {
+        self.limits.iter().filter(|(_, limit, _)| limit.scope != Scope::Cluster).all(|(_, limit, used)| {
+            limit.max_instances.is_none_or(|max| used.instances < max)
+                && limit.max_hourly.is_none_or(|max| used.hourly.0.saturating_add(price.0) <= max.0)
+        })
+    }
+
+    /// Whether its group has too few on demand for the next to be anything else.
+    pub fn lacks_on_demand(&self) -> bool {
+        let group = self.ledger.group(&self.class.name, &self.group);
+        self.class.mix.is_some_and(|mix| {
+            let (live, on_demand) = group.map_or((0, 0), |g| (g.live, g.on_demand));
+            on_demand < mix.wanted(live.saturating_add(1))
+        })
+    }
+
     fn run(&self, place: usize, dropped: &mut Vec<Dropped>) -> Outcome {
         let planner = self.planner;
         let mut types: Vec<(u16, u32)> = Vec::with_capacity(planner.types.len());
@@ -211,10 +288,7 @@ impl Case<'_, '_> {
             };
             dropped.push(Dropped { option: None, instance_type: None, zone: Some(id), why });
         }
-        let lacking = self.class.mix.is_some_and(|mix| {
-            let (live, on_demand) = group.map_or((0, 0), |g| (g.live, g.on_demand));
-            on_demand < mix.wanted(live.saturating_add(1))
-        });
+        let lacking = self.lacks_on_demand();
         let mut steps: Vec<&Step> = self.class.purchase.iter().collect();
         if self.class.mix.is_some() {
             steps.sort_by_key(|step| is_on_demand(step.option) != lacking);
@@ -273,6 +347,7 @@ impl Case<'_, '_> {
             dropped.push(whole(Why::NotNeeded));
             return None;
         }
+        let before = dropped.len();
         let mut offers = Vec::with_capacity(types.len() * zones.len());
         for &(type_id, rank) in types {
             let spec = self.planner.types[usize::from(type_id)];
@@ -289,7 +364,7 @@ impl Case<'_, '_> {
             for &(zone_id, crowd) in zones {
                 let pool = PoolId { instance_type: type_id, zone: zone_id };
                 match self.price(step, spec, pool, surplus) {
-                    Ok(price) => offers.push(Offer {
+                    Ok(price) => offers.push(Candidate {
                         rank,
                         crowd_first: if self.class.placement.spread == Spread::Balanced { crowd } else { 0 },
                         price,
@@ -303,6 +378,13 @@ impl Case<'_, '_> {
                     }
                 }
             }
+        }
+        // Asking pool after pool costs calls and time: with this many short ones the way of paying is given
+        // up until one comes back.
+        let short = dropped[before..].iter().filter(|d| d.why == Why::Quarantined).count();
+        if !offers.is_empty() && short >= self.planner.policy.ice.max_attempts.max(1) as usize {
+            dropped.push(whole(Why::TooManyAttempts { short: u32::try_from(short).unwrap_or(u32::MAX) }));
+            return None;
         }
         let left = u32::try_from(offers.len()).unwrap_or(u32::MAX);
         if left > 0 && left < step.min_pools {
@@ -327,7 +409,7 @@ impl Case<'_, '_> {
             drawn: self.bare_price(step.option, spec, best.pool).ok().and_then(|(_, drawn)| drawn),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
-            alternatives: offers[1..].iter().map(|offer| offer.pool).collect(),
+            alternatives: offers[1..].iter().map(|offer| (offer.pool, offer.price)).collect(),
         })
     }
 
@@ -396,8 +478,10 @@ impl Case<'_, '_> {
             return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
         };
         let (cpu, memory) = self.need;
+        let what =
+            if stage(nearest.why) == TOO_SMALL { "no instance type is large enough" } else { "nothing may be bought" };
         let message = format!(
-            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
+            "{what} for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
             memory.div_ceil(1 << 20),
             self.class.name,
             self.planner.explain(nearest),
@@ -420,17 +504,26 @@ impl Planner<'_> {
     }
 }
 
+const TOO_SMALL: u8 = 2;
+
 /// How near to being bought: the place in Why's order, whatever the figures.
 fn stage(why: Why) -> u8 {
     match why {
         Why::NotAllowed | Why::Denied | Why::Architecture | Why::Generation | Why::Burstable => 0,
         Why::NotBurstable | Why::AboveMaxVcpu | Why::AboveMaxMemory | Why::NotInAnnotation => 1,
-        Why::TooSmall | Why::AboveBaseline => 2,
+        Why::TooSmall | Why::AboveBaseline => TOO_SMALL,
         Why::ZoneNotAllowed | Why::OtherZone | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
         Why::NoReservation | Why::NotSpot => 4,
         Why::SurplusTooDear { .. } | Why::AbovePercent { .. } | Why::OverCap { .. } => 5,
-        Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined => 6,
+        Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined | Why::TooManyAttempts { .. } => 6,
         Why::OverLimit { .. } => 7,
+    }
+}
+
+impl Policy {
+    /// The class that serves a Pod.
+    pub fn class_for(&self, demand: &Demand) -> Option<&Class> {
+        self.classes.iter().find(|class| matches(&class.matches, demand))
     }
 }
 

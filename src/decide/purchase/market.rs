@@ -69,6 +69,14 @@ impl TypeSpec {
     }
 }
 
+/// What is bought by: all that may change while a provider runs.
+#[derive(Clone, Debug)]
+pub struct Buying {
+    pub policy: super::Policy,
+    /// Without quarantine.
+    pub market: Market,
+}
+
 /// A catalog with what changes by the hour.
 #[derive(Clone, Debug, Default)]
 pub struct Market {

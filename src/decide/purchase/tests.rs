@@ -44,7 +44,7 @@ fn policy(classes: Vec<Class>) -> Policy {
         standby: Vec::new(),
         commitments: Vec::new(),
         reservations: Vec::new(),
-        ice: Ice { quarantine: SignedDuration::from_mins(3), max_attempts: 4 },
+        ice: Ice { quarantine: SignedDuration::from_mins(3), max_attempts: u32::MAX },
         ttl: Ttl { launch: SignedDuration::from_mins(5), register: SignedDuration::from_mins(5), max_lifetime: None },
         interruption: Interruption::default(),
         overrides: Overrides { instance_types: true, purchase: true, max_hourly_price: true, eci: true },

@@ -40,6 +40,9 @@ pub enum Why {
     NotNeeded,
     NoAddresses,
     Quarantined,
+    TooManyAttempts {
+        short: u32,
+    },
     /// The policy's limit of this number.
     OverLimit {
         limit: u16,
@@ -68,14 +71,14 @@ impl Why {
             Self::TooFewPools { .. } => "TooFewSpotPools",
             Self::NotNeeded => "OnlyAfterCapacityShortage",
             Self::NoAddresses => "InsufficientFreeAddresses",
-            Self::Quarantined => "InsufficientInstanceCapacity",
+            Self::Quarantined | Self::TooManyAttempts { .. } => "InsufficientInstanceCapacity",
             Self::OverLimit { .. } => "CostLimitReached",
         }
     }
 
     /// It speaks of a shortage that may pass, not of the policy's will.
     pub fn is_shortage(self) -> bool {
-        matches!(self, Self::Quarantined | Self::NoAddresses | Self::NotSpot)
+        matches!(self, Self::Quarantined | Self::TooManyAttempts { .. } | Self::NoAddresses | Self::NotSpot)
     }
 
     pub fn message(self, limits: &[Limit]) -> String {
@@ -107,6 +110,9 @@ impl Why {
             Self::NotNeeded => "only after a shortage of capacity, and there was none".to_owned(),
             Self::NoAddresses => "the zone's subnets have no free address".to_owned(),
             Self::Quarantined => "had no capacity lately".to_owned(),
+            Self::TooManyAttempts { short } => {
+                format!("{short} pools had no capacity lately: as many as maxAttempts")
+            }
             Self::OverLimit { limit, price } => match limits.get(usize::from(limit)) {
                 Some(limit) => format!("${price}/h more would exceed the {}", limit_name(limit)),
                 None => format!("${price}/h more would exceed a limit"),

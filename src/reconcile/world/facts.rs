@@ -2,28 +2,24 @@
 
 use super::super::DirectoryEntry;
 use crate::decide::desired::Refs;
-use crate::decide::placement::Pool;
+use crate::decide::placement::Order;
+use crate::decide::purchase::Buying;
 use crate::decide::status::PodStatus;
 use crate::model::{
-    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, InstanceType, NodeName, ObjectName, PodIntent,
-    PodReport, PodUid,
+    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, ObjectName, PodIntent, PodReport, PodUid,
+    Shortage,
 };
 use crate::ports::{PodEvent, PodSeen};
 use jiff::{SignedDuration, Timestamp};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-/// What never changes while a provider runs.
+/// What the world goes by. `buying` and `keep_completed` may be replaced while a provider runs.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
     pub zones: BTreeMap<NodeName, String>,
     pub address: IpAddr,
-    pub types: Vec<InstanceType>,
-    pub standby: BTreeMap<Pool, u32>,
-    pub default_cpu_millis: u64,
-    pub default_memory_bytes: u64,
-    pub reserved_memory_bytes: u64,
+    pub buying: Arc<Buying>,
     pub pods_per_node: u32,
-    pub registration_timeout: SignedDuration,
     pub keep_completed: SignedDuration,
     pub dns_server: IpAddr,
     pub dns_domain: String,
@@ -43,10 +39,16 @@ pub enum Fact {
         records: Vec<InstanceRecord>,
     },
     Launched {
-        pool: Pool,
-        asked: u32,
+        /// As the effect that asked for it numbered it.
+        order: u64,
         records: Vec<InstanceRecord>,
+        shortages: Vec<Shortage>,
         failure: Option<String>,
+    },
+    /// The files were edited.
+    Reloaded {
+        buying: Arc<Buying>,
+        keep_completed: SignedDuration,
     },
     NotTerminated(Vec<InstanceId>),
     Connected {
@@ -83,7 +85,8 @@ pub enum Effect {
     Forget(PodUid),
     Desired(InstanceId, Arc<DesiredPod>),
     ForgetAgent(InstanceId),
-    Launch(Pool, u32),
+    /// Numbered, so that the answer can be told.
+    Launch(u64, Order),
     /// A Pod is Running for the first time, this long after its creation.
     Started(SignedDuration),
     Terminate(Vec<InstanceId>),

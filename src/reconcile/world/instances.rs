@@ -9,8 +9,8 @@
 //!    healed, and an instance that fell into wrong hands can't ask for another Pod's secrets.
 
 use super::{ABSENT, COOLING, InstanceEntry, World, facts::Effect};
-use crate::decide::placement::Pool;
-use crate::model::{Generation, InstanceId, InstanceRecord, InstanceState, PodUid};
+use crate::decide::purchase::Quarantine;
+use crate::model::{Generation, InstanceId, InstanceRecord, InstanceState, PodUid, Shortage};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -119,6 +119,7 @@ impl World {
                     if over && entry.gone.is_none() {
                         let why = record.state_reason.clone().unwrap_or_else(|| "the cloud ended it".to_owned());
                         entry.gone = Some(format!("instance {}: {why}", record.id));
+                        self.placement_dirty = true;
                         self.dirty.extend(entry.pod.clone());
                     }
                 }
@@ -132,6 +133,7 @@ impl World {
             entry.absent = entry.absent.saturating_add(1);
             if entry.absent >= ABSENT && entry.gone.is_none() {
                 entry.gone = Some(format!("instance {id} does not exist any more"));
+                self.placement_dirty = true;
                 self.dirty.extend(entry.pod.clone());
             }
         }
@@ -144,7 +146,7 @@ impl World {
 
     /// Ends instances that never registered, and forgets those that are gone and that nobody asks about.
     fn prune(&mut self, now: Timestamp) {
-        let timeout = self.config.registration_timeout;
+        let timeout = self.config.buying.policy.ttl.register;
         // One that a Pod is bound to did register, with an earlier provider.
         let late = |entry: &InstanceEntry| {
             let since = entry.record.launched_at.max(self.started_at);
@@ -172,32 +174,44 @@ impl World {
 
     pub(super) fn launched(
         &mut self,
-        pool: Pool,
-        asked: u32,
+        order: u64,
         records: Vec<InstanceRecord>,
+        shortages: Vec<Shortage>,
         failure: Option<String>,
         now: Timestamp,
     ) {
-        if let Some(count) = self.launching.get_mut(&pool) {
-            *count = count.saturating_sub(asked);
-            if *count == 0 {
-                self.launching.remove(&pool);
-            }
-        }
+        let order = self.launching.remove(&order);
+        let got = records.len();
         for record in records {
             self.add_instance(record, now);
         }
-        match failure {
-            Some(message) => {
-                self.cooling.insert(pool.clone(), now.saturating_add(COOLING).unwrap_or(Timestamp::MAX));
-                self.failures.insert(pool, message);
+        let short = shortages.first().map(|shortage| format!("{}: {}", shortage.code, shortage.message));
+        for shortage in shortages {
+            self.quarantine(shortage, now);
+        }
+        if let Some(order) = order {
+            let place = (order.class, order.zone);
+            if failure.is_some() {
+                self.cooling.insert(place.clone(), now.saturating_add(COOLING).unwrap_or(Timestamp::MAX));
+            } else {
+                self.cooling.remove(&place);
             }
-            None => {
-                self.cooling.remove(&pool);
-                self.failures.remove(&pool);
+            match failure.or(short.filter(|_| got < order.count as usize)) {
+                Some(why) => drop(self.failures.insert(place, why)),
+                None => drop(self.failures.remove(&place)),
             }
         }
         self.placement_dirty = true;
+    }
+
+    /// What was short is left alone for a while.
+    fn quarantine(&mut self, shortage: Shortage, now: Timestamp) {
+        let Shortage { purchase, instance_type, zone, code: _, message: _ } = shortage;
+        let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);
+        let entry = Quarantine { option: purchase, instance_type, zone, until };
+        let same = |q: &Quarantine| Quarantine { until, ..q.clone() } == entry;
+        self.market.quarantine.retain(|q| q.until > now && !same(q));
+        self.market.quarantine.push(entry);
     }
 
     pub(super) fn connected(&mut self, id: InstanceId, claimed: Option<(PodUid, Generation)>) {

@@ -1,18 +1,28 @@
 //! The world's questions to `decide::placement`, and what it does with the answers.
 
-use super::{ADOPTION, InstanceEntry, World, facts::Effect};
+use super::{ADOPTION, InstanceEntry, PodEntry, World, WorldConfig, facts::Effect};
 use crate::decide::desired::pod_size;
-use crate::decide::placement::{self, Demand, Pool, Rules, Supply, Waiting};
+use crate::decide::placement::{self, Demand, Held, Rules, STANDBY, Supply, Waiting};
+use crate::decide::purchase::{self, policy::Architecture};
 use crate::decide::status::Reason;
-use crate::model::{InstanceId, InstanceRecord, NodeName, PodUid};
+use crate::model::{InstanceId, InstanceRecord, Offer, PodIntent, PodUid, tag};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The reason of a Pod for which nothing that it may have can be had now.
+const SHORT: &str = "InsufficientInstanceCapacity";
 
 impl World {
     pub(super) fn place(&mut self, now: Timestamp) {
         let adopting = now < self.started_at.saturating_add(ADOPTION).unwrap_or(Timestamp::MIN);
-        let (demands, supplies, rules) = self.placement_input(now);
-        let plan = placement::plan(&demands, &supplies, &rules, now);
+        let (demands, supplies, held) = self.placement_input(now);
+        let rules = Rules {
+            policy: &self.config.buying.policy,
+            market: &self.market,
+            cooling: self.cooling.clone(),
+            room: self.room(),
+        };
+        let plan = placement::plan(&demands, &supplies, &held, &rules, now);
         self.placement_wake = plan.wake_at;
         // Before a Pod gets an instance, everyone who may already hold it must have spoken.
         let bind = if adopting && self.awaits_agents() { Vec::new() } else { plan.bind };
@@ -30,9 +40,10 @@ impl World {
                 self.tell(&uid, false, "InstanceBound", &message, now);
             }
         }
-        for (pool, count) in plan.launch {
-            *self.launching.entry(pool.clone()).or_default() += count;
-            self.effects.push(Effect::Launch(pool, count));
+        for order in plan.launch {
+            self.orders += 1;
+            self.launching.insert(self.orders, order.clone());
+            self.effects.push(Effect::Launch(self.orders, order));
         }
         for (uid, why) in plan.waiting {
             self.tell_waiting(&uid, &why, now);
@@ -51,28 +62,27 @@ impl World {
         }
     }
 
-    /// Says on the Pod why it waits. While a pool is tried again that the cloud refused, the refusal
+    /// Says on the Pod why it waits. While something is tried again after the cloud refused, the refusal
     /// stands: nothing new is known.
     fn tell_waiting(&mut self, uid: &PodUid, why: &Waiting, now: Timestamp) {
         let Some(entry) = self.pods.get(uid) else { return };
         let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
-        let failure = |instance_type: &String| {
-            self.failures.get(&Pool { zone: zone.clone(), instance_type: instance_type.clone() })
-        };
-        let next = match why {
-            Waiting::Launching { instance_type } if failure(instance_type).is_none() => None,
-            Waiting::Launching { instance_type } | Waiting::NoCapacity { instance_type, .. } => {
-                let refused = Waiting::NoCapacity { instance_type: instance_type.clone(), until: now };
-                let failure = failure(instance_type).map(|f| format!(": {f}")).unwrap_or_default();
-                Some(Reason { reason: refused.reason().to_owned(), message: refused.message() + &failure })
+        let failure = why.class().and_then(|class| self.failures.get(&(class.to_owned(), zone)));
+        let next = match (why, failure) {
+            (Waiting::Launching { .. }, None) => None,
+            (Waiting::Launching { .. }, Some(_)) => entry.waiting.clone(),
+            (Waiting::Failed { .. }, Some(failure)) => {
+                Some(Reason { reason: why.reason().to_owned(), message: format!("{}: {failure}", why.message()) })
             }
-            Waiting::TooLarge { .. } | Waiting::LimitReached => {
-                Some(Reason { reason: why.reason().to_owned(), message: why.message() })
+            (Waiting::Pending { reason, .. }, Some(failure)) if *reason == SHORT => {
+                Some(Reason { reason: why.reason().to_owned(), message: format!("{} ({failure})", why.message()) })
             }
+            _ => Some(Reason { reason: why.reason().to_owned(), message: why.message() }),
         };
-        match &next {
-            Some(reason) => self.tell(uid, true, &reason.reason, &reason.message, now),
-            None => self.tell(uid, false, "InstanceLaunching", &why.message(), now),
+        match (&next, why) {
+            (_, Waiting::Launching { .. }) => self.tell(uid, false, why.reason(), &why.message(), now),
+            (Some(reason), _) => self.tell(uid, true, &reason.reason, &reason.message, now),
+            (None, _) => {}
         }
         if let Some(entry) = self.pods.get_mut(uid)
             && entry.waiting != next
@@ -82,43 +92,53 @@ impl World {
         }
     }
 
-    fn placement_input(&self, now: Timestamp) -> (Vec<Demand>, Vec<Supply>, Rules) {
-        let zone_of = |node: &NodeName| self.config.zones.get(node).cloned().unwrap_or_default();
-        let demands = self
-            .pods
-            .iter()
-            .filter_map(|(uid, entry)| {
-                let since = entry.wants_instance?;
-                let spec = entry.seen.intent.spec.as_ref().ok()?;
-                let size = pod_size(spec);
-                Some(Demand {
-                    pod: uid.clone(),
-                    zone: zone_of(&entry.seen.intent.node),
-                    cpu_millis: size.cpu_millis.unwrap_or(self.config.default_cpu_millis),
-                    memory_bytes: size.memory_bytes.unwrap_or(self.config.default_memory_bytes),
-                    since,
-                })
+    fn placement_input(&self, now: Timestamp) -> (Vec<Demand>, Vec<Supply>, Vec<Held>) {
+        let demands = self.pods.iter().filter_map(|(uid, entry)| {
+            entry.seen.intent.spec.as_ref().ok()?;
+            Some(Demand {
+                pod: uid.clone(),
+                zone: self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default(),
+                wants: Arc::clone(&entry.wants),
+                since: entry.wants_instance?,
             })
-            .collect();
-        let pool =
-            |record: &InstanceRecord| Pool { zone: record.zone.clone(), instance_type: record.instance_type.clone() };
-        let holds_nothing = |entry: &InstanceEntry| entry.holds.is_none();
-        let known = self.instances.iter().filter(|(_, e)| e.usable() && holds_nothing(e)).map(|(id, e)| Supply {
-            instance: id.clone(),
-            pool: pool(&e.record),
-            ready: e.connected,
-            launched_at: e.record.launched_at,
         });
-        // Launches under way have no names yet; they are never bound or released, only counted.
-        let coming = self.launching.iter().flat_map(|(pool, count)| {
-            (0..*count).map(move |n| Supply {
-                instance: InstanceId::new(format!("launching-{}-{}-{n}", pool.zone, pool.instance_type)),
-                pool: pool.clone(),
+        let free = |entry: &InstanceEntry| entry.usable() && entry.holds.is_none();
+        let known = self.instances.iter().filter(|(_, entry)| free(entry)).map(|(id, entry)| Supply {
+            instance: Some(id.clone()),
+            class: entry.record.tags.get(tag::CLASS).cloned().unwrap_or_default(),
+            zone: entry.record.zone.clone(),
+            offers: vec![offer(&entry.record)],
+            ready: entry.connected,
+            launched_at: entry.record.launched_at,
+        });
+        let coming = self.launching.values().flat_map(|order| {
+            (0..order.count).map(move |_| Supply {
+                instance: None,
+                class: order.class.clone(),
+                zone: order.zone.clone(),
+                offers: order.offers.clone(),
                 ready: false,
                 launched_at: now,
             })
         });
-        let supplies = known.chain(coming).collect();
+        // One that is on its way out is paid for until it is gone.
+        let held = self.instances.iter().filter(|(_, entry)| !free(entry) && entry.gone.is_none());
+        let held = held.map(|(id, entry)| {
+            let pod = entry.pod.as_ref().and_then(|uid| self.pods.get(uid));
+            Held {
+                instance: id.clone(),
+                class: pod.map_or_else(|| tagged(&entry.record).to_owned(), |pod| self.class_of(pod, &entry.record)),
+                zone: entry.record.zone.clone(),
+                offer: offer(&entry.record),
+                wants: pod.map(|pod| Arc::clone(&pod.wants)),
+                launched_at: entry.record.launched_at,
+            }
+        });
+        (demands.collect(), known.chain(coming).collect(), held.collect())
+    }
+
+    /// How many more instances each zone's node may have.
+    fn room(&self) -> BTreeMap<String, u32> {
         let mut room: BTreeMap<String, u32> =
             self.config.zones.values().map(|zone| (zone.clone(), self.config.pods_per_node)).collect();
         for entry in self.instances.values().filter(|e| !e.ending && e.gone.is_none()) {
@@ -126,19 +146,27 @@ impl World {
                 *left = left.saturating_sub(1);
             }
         }
-        for (pool, count) in &self.launching {
-            if let Some(left) = room.get_mut(&pool.zone) {
-                *left = left.saturating_sub(*count);
+        for order in self.launching.values() {
+            if let Some(left) = room.get_mut(&order.zone) {
+                *left = left.saturating_sub(order.count);
             }
         }
-        let rules = Rules {
-            types: self.config.types.clone(),
-            reserved_memory_bytes: self.config.reserved_memory_bytes,
-            standby: self.config.standby.clone(),
-            cooling: self.cooling.clone(),
-            room,
-        };
-        (demands, supplies, rules)
+        room
+    }
+
+    /// The class that an instance was bought for; for one of a standby pool, that which its Pod is of. What
+    /// was written before stands: the policy may have been edited since.
+    pub(super) fn class_of(&self, pod: &PodEntry, record: &InstanceRecord) -> String {
+        let class = tagged(record);
+        if !class.is_empty() && class != STANDBY {
+            return class.to_owned();
+        }
+        let policy = &self.config.buying.policy;
+        let written = pod.status.as_ref().filter(|status| status.instance() == Some(record.id.as_str()));
+        let written = written.and_then(|status| status.annotations.get("pilotlight.dev/class"));
+        let written = written.filter(|name| policy.classes.iter().any(|class| class.name == **name));
+        let chosen = || policy.class_for(&pod.wants).map(|class| class.name.clone());
+        written.cloned().or_else(chosen).unwrap_or_default()
     }
 
     /// Whether an instance from before this start has not said yet what it holds.
@@ -151,4 +179,33 @@ impl World {
     fn strays(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.instances.iter().filter(|(_, e)| e.usable() && e.holds.is_some()).map(|(id, _)| id.clone())
     }
+}
+
+/// What a Pod asks of the cost policy. Its zone is its node's: the scheduler chose it.
+pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::Demand> {
+    let size = intent.spec.as_ref().map(|spec| pod_size(spec)).unwrap_or_default();
+    let selected = intent.spec.as_ref().ok().and_then(|spec| spec.node_selector.get("kubernetes.io/arch"));
+    Arc::new(purchase::Demand {
+        uid: intent.uid.to_string(),
+        namespace: intent.name.namespace.clone(),
+        labels: intent.labels.clone(),
+        annotations: intent.annotations.clone(),
+        owner: intent.owner.clone(),
+        cpu_millis: size.cpu_millis,
+        memory_bytes: size.memory_bytes,
+        zones: Some(config.zones.get(&intent.node).cloned().into_iter().collect()),
+        architecture: match selected.map(String::as_str) {
+            Some("amd64") => Some(Architecture::Amd64),
+            Some("arm64") => Some(Architecture::Arm64),
+            _ => None,
+        },
+    })
+}
+
+pub(super) fn offer(record: &InstanceRecord) -> Offer {
+    Offer { instance_type: record.instance_type.clone(), purchase: record.purchase, price: record.price }
+}
+
+pub(super) fn tagged(record: &InstanceRecord) -> &str {
+    record.tags.get(tag::CLASS).map(String::as_str).unwrap_or_default()
 }

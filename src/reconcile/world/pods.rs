@@ -113,10 +113,11 @@ impl World {
 }
 
 fn allocatable(config: &WorldConfig, record: &InstanceRecord) -> Resources {
-    let known = config.types.iter().find(|t| t.name == record.instance_type);
+    let market = &config.buying.market;
+    let known = market.catalog.types.iter().find(|t| t.name == record.instance_type);
     Resources {
         cpu_millis: known.map(|t| t.cpu_millis),
-        memory_bytes: known.map(|t| t.memory_bytes.saturating_sub(config.reserved_memory_bytes)),
+        memory_bytes: known.map(|t| t.memory_bytes.saturating_sub(market.reserved_memory_bytes)),
         ephemeral_storage_bytes: None,
     }
 }

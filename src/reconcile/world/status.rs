@@ -9,6 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 impl World {
     /// Writes the Pod's status if it says anything new. `last`: the object goes, nothing can follow.
     pub(super) fn write_status(&mut self, uid: &PodUid, last: bool, now: Timestamp) {
+        let Some(entry) = self.pods.get(uid) else { return };
+        let backing = entry.instance.as_ref().and_then(|id| self.instances.get(id));
+        let class = backing.map(|i| self.class_of(entry, &i.record)).unwrap_or_default();
         let Some(entry) = self.pods.get_mut(uid) else { return };
         let instance = entry.instance.as_ref().and_then(|id| self.instances.get(id));
         let silent = instance.is_some_and(|i| i.silent(now));
@@ -20,7 +23,7 @@ impl World {
         let facts = Facts {
             intent: &entry.seen.intent,
             instance: instance.map(|i| &i.record),
-            class: "default",
+            class: &class,
             report: entry.report.as_deref(),
             waiting: entry.waiting.as_ref(),
             failed: entry.failed.as_ref().map(|(reason, _)| reason),

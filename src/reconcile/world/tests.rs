@@ -7,6 +7,9 @@
 mod sim;
 mod trust;
 
+use crate::decide::purchase::Buying;
+use crate::decide::purchase::policy::{Limit, Scope};
+use crate::model::HourlyPrice;
 use proptest::{collection::vec, prelude::*};
 use sim::Sim;
 
@@ -21,6 +24,7 @@ enum Step {
     Echo(usize),
     LaunchReturns,
     LaunchFails,
+    LaunchIsShort,
     Connect(usize),
     Disconnect(usize),
     /// An agent gets on: starts containers, or stops them when asked.
@@ -45,6 +49,7 @@ fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
         4 => some.clone().prop_map(Step::Echo),
         8 => Just(Step::LaunchReturns),
         1 => Just(Step::LaunchFails),
+        1 => Just(Step::LaunchIsShort),
         10 => some.clone().prop_map(Step::Connect),
         2 => some.clone().prop_map(Step::Disconnect),
         10 => some.clone().prop_map(Step::AgentActs),
@@ -68,6 +73,7 @@ fn run(sim: &mut Sim, steps: &[Step]) {
             Step::Echo(n) => sim.echo(*n),
             Step::LaunchReturns => sim.launch_returns(true),
             Step::LaunchFails => sim.launch_returns(false),
+            Step::LaunchIsShort => sim.launch_is_short(),
             Step::Connect(n) => sim.connect(*n),
             Step::Disconnect(n) => sim.disconnect(*n),
             Step::AgentActs(n) => sim.agent_acts(*n),
@@ -86,12 +92,66 @@ fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
 }
 
+fn limited(limit: Limit) -> Buying {
+    let mut buying = sim::buying();
+    buying.policy.limits = vec![limit];
+    buying
+}
+
+#[test]
+fn a_pod_falls_through_to_the_next_pool_and_back_when_the_first_has_capacity_again() {
+    let mut sim = Sim::new();
+    sim.create(1000);
+    assert_eq!(sim.asked(), ["small"]);
+    sim.launch_is_short();
+    assert_eq!(sim.asked(), ["medium"]);
+    sim.launch_is_short();
+    sim.wait(5);
+    assert_eq!((sim.asked().len(), sim.reason(0).as_deref()), (0, Some("InsufficientInstanceCapacity")));
+    sim.wait(6);
+    assert_eq!(sim.asked(), ["small"]);
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    assert_eq!((sim.launched, sim.reason(0)), (1, None));
+}
+
+#[test]
+fn a_pod_beyond_a_limit_waits_with_the_reason_and_runs_when_another_has_gone_also_after_a_crash() {
+    let scope = Scope::Namespace("default".to_owned());
+    let limit = Limit { scope, max_hourly: Some(HourlyPrice(5200)), max_instances: None };
+    let mut sim = Sim::buying(limited(limit));
+    sim.create(1000);
+    sim.settle();
+    sim.create(1000);
+    sim.settle();
+    assert_eq!((sim.launched, sim.reason(1).as_deref()), (1, Some("CostLimitReached")));
+    sim.crash();
+    sim.settle();
+    assert_eq!((sim.launched, sim.reason(1).as_deref()), (1, Some("CostLimitReached")), "the ledger is made anew");
+    sim.delete(0, false);
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    assert_eq!((sim.launched, sim.reason(0)), (2, None));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn whatever_happens_each_pod_has_one_instance_and_nothing_leaks(steps in steps(true)) {
         let mut sim = Sim::new();
+        run(&mut sim, &steps);
+        sim.settle();
+        sim.check_settled();
+        prop_assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    }
+
+    #[test]
+    fn limits_hold_whatever_happens_and_after_every_crash(steps in steps(true), most in 0..4u32) {
+        let limit = Limit { scope: Scope::Cluster, max_hourly: None, max_instances: Some(most) };
+        let mut sim = Sim::buying(limited(limit));
         run(&mut sim, &steps);
         sim.settle();
         sim.check_settled();

@@ -157,7 +157,7 @@ impl Replica {
         self.status = Status::Bought;
         let (on_demand_type, on_demand_hourly) = plain(market, policy, demand)
             .unwrap_or_else(|| (choice.instance_type.clone(), planner.type_of(choice.pool.instance_type).on_demand));
-        let name = |pool: &crate::decide::purchase::PoolId| {
+        let name = |(pool, _): &(crate::decide::purchase::PoolId, HourlyPrice)| {
             format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
         };
         self.bought = Some(Bought {

@@ -4,12 +4,20 @@ use super::super::{ADOPTION, Effect, Fact, World, WorldConfig};
 use crate::decide::{
     desired::Refs,
     fixtures::{at, container_spec, instance, intent, report},
-    placement::Pool,
+    placement::Order,
+    purchase::{
+        Buying, Catalog, Market, Policy, TypeSpec,
+        policy::{
+            Architecture, Class, CreditMode, Credits, Ice, Instances, Interruption, Match, Overrides, Placement,
+            Sizing, Step, Ttl,
+        },
+    },
     status::{Phase, PodStatus},
 };
 use crate::model::{
-    ContainerKind, ContainerReport, ContainerState, Deletion, DesiredPod, HourlyPrice, InstanceId, InstanceRecord,
-    InstanceState, InstanceType, NodeName, PodIntent, PodReport, PodSpec, PodUid, RestartPolicy, Termination,
+    Allocation, ContainerKind, ContainerReport, ContainerState, Deletion, DesiredPod, HourlyPrice, InstanceId,
+    InstanceRecord, InstanceState, NodeName, PodIntent, PodReport, PodSpec, PodUid, Purchase, RestartPolicy, Shortage,
+    Termination, tag,
 };
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
@@ -22,12 +30,13 @@ const GRACE: u64 = 5;
 
 pub struct Sim {
     world: World,
+    config: WorldConfig,
     now: Timestamp,
     crashed_at: Timestamp,
     objects: BTreeMap<PodUid, Object>,
     machines: BTreeMap<InstanceId, Machine>,
     /// Launch calls whose answer is on its way.
-    launching: Vec<(Pool, u32)>,
+    launching: Vec<(u64, Order)>,
     terminate_fails: bool,
     made: u32,
     pub launched: usize,
@@ -79,19 +88,68 @@ impl Held {
     }
 }
 
+fn spec(name: &str, cpu_millis: u64, price: u64) -> TypeSpec {
+    TypeSpec {
+        name: name.to_owned(),
+        architecture: Architecture::Amd64,
+        cpu_millis,
+        memory_bytes: 1 << 30,
+        on_demand: HourlyPrice(price),
+        burst: None,
+    }
+}
+
+/// Any type, on demand.
+pub fn class(name: &str) -> Class {
+    Class {
+        name: name.to_owned(),
+        weight: 0,
+        matches: Match::default(),
+        purchase: vec![Step {
+            option: Purchase::OnDemand,
+            allocation: Allocation::LowestPrice,
+            min_pools: 0,
+            max_percent_of_on_demand: None,
+            after_ice: false,
+        }],
+        instances: Instances { max_candidates: 60, ..Instances::default() },
+        sizing: Sizing::Requests { cpu_millis: 250, memory_bytes: 1 << 20 },
+        credits: Credits { mode: CreditMode::Unlimited, max_surplus: None },
+        mix: None,
+        placement: Placement::default(),
+        max_hourly: None,
+        use_commitments: true,
+    }
+}
+
+/// One type, one class: the cheapest that holds a Pod.
+pub fn buying() -> Buying {
+    let register = SignedDuration::from_hours(10);
+    let policy = Policy {
+        classes: vec![class("default")],
+        limits: Vec::new(),
+        standby: Vec::new(),
+        commitments: Vec::new(),
+        reservations: Vec::new(),
+        ice: Ice { quarantine: SignedDuration::from_secs(10), max_attempts: 4 },
+        ttl: Ttl { launch: SignedDuration::from_mins(5), register, max_lifetime: None },
+        interruption: Interruption::default(),
+        overrides: Overrides::default(),
+    };
+    let catalog = Catalog {
+        region: "local".to_owned(),
+        zones: vec!["zone-a".to_owned()],
+        types: vec![spec("small", 2000, 5200), spec("medium", 2000, 9000)],
+    };
+    Buying { policy, market: Market { catalog, ..Market::default() } }
+}
+
 pub fn config() -> WorldConfig {
-    let small =
-        InstanceType { name: "small".to_owned(), cpu_millis: 2000, memory_bytes: 1 << 30, price: HourlyPrice(5200) };
     WorldConfig {
         zones: [(NodeName::new("pilotlight-a"), "zone-a".to_owned())].into(),
         address: [10, 0, 0, 1].into(),
-        types: vec![small],
-        standby: BTreeMap::new(),
-        default_cpu_millis: 250,
-        default_memory_bytes: 1 << 20,
-        reserved_memory_bytes: 0,
+        buying: Arc::new(buying()),
         pods_per_node: 100,
-        registration_timeout: SignedDuration::from_hours(10),
         keep_completed: SignedDuration::from_secs(20),
         dns_server: [10, 0, 0, 10].into(),
         dns_domain: "cluster.local".to_owned(),
@@ -100,9 +158,15 @@ pub fn config() -> WorldConfig {
 
 impl Sim {
     pub fn new() -> Self {
+        Self::buying(buying())
+    }
+
+    pub fn buying(buying: Buying) -> Self {
         let now = at(1000);
+        let config = WorldConfig { buying: Arc::new(buying), ..config() };
         let mut sim = Self {
-            world: World::new(config(), now),
+            world: World::new(config.clone(), now),
+            config,
             now,
             crashed_at: now,
             objects: BTreeMap::new(),
@@ -182,17 +246,57 @@ impl Sim {
         if self.launching.is_empty() {
             return;
         }
-        let (pool, asked) = self.launching.remove(0);
-        let records = if well { self.make_machines(asked) } else { Vec::new() };
+        let (number, order) = self.launching.remove(0);
+        let records = if well { self.make_machines(&order) } else { Vec::new() };
         let failure = (!well).then(|| "none left".to_owned());
-        self.fact(Fact::Launched { pool, asked, records, failure });
+        self.fact(Fact::Launched { order: number, records, shortages: Vec::new(), failure });
     }
 
-    fn make_machines(&mut self, count: u32) -> Vec<InstanceRecord> {
+    /// The cloud has none of the best offer.
+    pub fn launch_is_short(&mut self) {
+        if self.launching.is_empty() {
+            return;
+        }
+        let (number, order) = self.launching.remove(0);
+        let shortage = Shortage {
+            purchase: Some(order.offers[0].purchase),
+            instance_type: Some(order.offers[0].instance_type.clone()),
+            zone: Some(order.zone),
+            code: "InsufficientInstanceCapacity".to_owned(),
+            message: "none left".to_owned(),
+        };
+        self.fact(Fact::Launched { order: number, records: Vec::new(), shortages: vec![shortage], failure: None });
+    }
+
+    /// The types that are being launched, the best of each order.
+    pub fn asked(&self) -> Vec<String> {
+        self.launching.iter().map(|(_, order)| order.offers[0].instance_type.clone()).collect()
+    }
+
+    /// What the API server says of why a Pod waits.
+    pub fn reason(&self, n: usize) -> Option<String> {
+        self.objects.values().nth(n)?.status.as_ref()?.reason.clone()
+    }
+
+    fn make_machines(&mut self, order: &Order) -> Vec<InstanceRecord> {
+        let live = self.machines.values().filter(|m| m.lives()).count() + order.count as usize;
+        for limit in &self.config.buying.policy.limits {
+            if limit.max_instances.is_some_and(|max| live > max as usize) {
+                self.wrongs.push(format!("{live} instances live: {limit:?}"));
+            }
+        }
         let mut records = Vec::new();
-        for _ in 0..count {
+        for _ in 0..order.count {
             self.launched += 1;
-            let record = instance(&format!("i-{:03}", self.launched), self.now);
+            let best = &order.offers[0];
+            let record = InstanceRecord {
+                instance_type: best.instance_type.clone(),
+                purchase: best.purchase,
+                price: best.price,
+                zone: order.zone.clone(),
+                tags: [(tag::CLASS.to_owned(), order.class.clone())].into(),
+                ..instance(&format!("i-{:03}", self.launched), self.now)
+            };
             records.push(record.clone());
             let machine = Machine { record, connected: false, desired: None, holds: None };
             self.machines.insert(machine.record.id.clone(), machine);
@@ -299,15 +403,15 @@ impl Sim {
 
     /// The provider dies and comes back; calls that were under way reach the cloud all the same.
     pub fn crash(&mut self) {
-        for (_, count) in std::mem::take(&mut self.launching) {
-            self.make_machines(count);
+        for (_, order) in std::mem::take(&mut self.launching) {
+            self.make_machines(&order);
         }
         for machine in self.machines.values_mut() {
             machine.connected = false;
             machine.desired = None;
         }
         self.crashed_at = self.now;
-        self.world = World::new(config(), self.now);
+        self.world = World::new(self.config.clone(), self.now);
         self.start();
     }
 
@@ -371,7 +475,7 @@ impl Sim {
                     }
                 }
             }
-            Effect::Launch(pool, count) => self.launching.push((pool, count)),
+            Effect::Launch(number, order) => self.launching.push((number, order)),
             Effect::Terminate(ids) => self.terminate(ids),
             Effect::Event(..)
             | Effect::Forget(_)
@@ -437,6 +541,7 @@ impl Sim {
 
     pub fn check_settled(&mut self) {
         let mut wrongs = Vec::new();
+        let waits = [Some("NoInstanceTypeFits"), Some("CostLimitReached")];
         let mut needed = BTreeSet::new();
         for (uid, object) in &self.objects {
             let phase = object.status.as_ref().map(|s| s.phase);
@@ -455,7 +560,7 @@ impl Sim {
                     needed.insert((*one).clone());
                 }
                 (Some(Phase::Succeeded | Phase::Failed), []) => {}
-                (Some(Phase::Pending), []) if reason.as_deref() == Some("NoInstanceTypeFits") => {}
+                (Some(Phase::Pending), []) if waits.contains(&reason.as_deref()) => {}
                 other => wrongs.push(format!("{uid} settled as {other:?}, {reason:?}")),
             }
         }
