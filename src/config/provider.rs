@@ -1,17 +1,11 @@
 //! provider.yaml with the catalog it names, validated.
 
-<<<<<<< HEAD
 use super::{
-    ConfigError, raw,
+    ConfigError, plain, policy, raw,
     replicas::{self, Advertise, LeaderElection, SecretRef},
 };
-use crate::decide::placement::Pool;
-=======
-use super::{ConfigError, raw};
-use super::{plain, policy};
 use crate::decide::purchase::policy::StandbyPool;
 use crate::decide::purchase::{Buying, Market};
->>>>>>> 287319b (The provider buys by the cost policy)
 use crate::model::{InstanceType, NodeName, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use std::{
@@ -35,20 +29,16 @@ pub struct ProviderConfig {
     pub nodes: Vec<NodeConfig>,
     pub limits: Limits,
     pub agents_listen: SocketAddr,
-<<<<<<< HEAD
     pub agents_advertise: Advertise,
     /// Where the agents' authority is kept; None: under `state_dir`.
     pub authority_secret: Option<SecretRef>,
-    pub registration_timeout: SignedDuration,
-=======
->>>>>>> 287319b (The provider buys by the cost policy)
     pub dns_server: IpAddr,
     pub dns_domain: String,
     pub cloud: CloudConfig,
     pub types: Vec<InstanceType>,
     /// The cost policy (or the plain one, without a file) and what it buys from.
     pub buying: Arc<Buying>,
-    /// All files that this was read from.
+    /// All files that this was read from, provider.yaml first.
     pub files: Vec<PathBuf>,
     pub keep_completed_pods: SignedDuration,
     pub telemetry_listen: Option<SocketAddr>,
@@ -56,7 +46,7 @@ pub struct ProviderConfig {
     pub leader_election: Option<LeaderElection>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     pub name: NodeName,
     pub zone: String,
@@ -64,19 +54,19 @@ pub struct NodeConfig {
 }
 
 /// A node's capacity.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub cpu_millis: u64,
     pub memory_bytes: u64,
     pub pods: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloudConfig {
     Local(LocalConfig),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalConfig {
     pub bridge: String,
     pub bridge_address: Ipv4Addr,
@@ -90,6 +80,34 @@ pub struct LocalConfig {
 }
 
 impl ProviderConfig {
+    /// The catalog's types without their prices.
+    pub fn sizes(&self) -> Vec<(&str, u64, u64)> {
+        self.types.iter().map(|t| (t.name.as_str(), t.cpu_millis, t.memory_bytes)).collect()
+    }
+
+    /// Keys that differ in the other and take effect with a restart alone.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("cluster", self.cluster != other.cluster),
+            ("kubeconfig", self.kubeconfig != other.kubeconfig),
+            ("stateDir", self.state_dir != other.state_dir),
+            ("address", self.address != other.address),
+            ("region", self.region != other.region),
+            ("nodes", self.nodes != other.nodes),
+            ("limits", self.limits != other.limits),
+            (
+                "agents",
+                (self.agents_listen, &self.agents_advertise, &self.authority_secret)
+                    != (other.agents_listen, &other.agents_advertise, &other.authority_secret),
+            ),
+            ("leaderElection", self.leader_election != other.leader_election),
+            ("dns", (self.dns_server, &self.dns_domain) != (other.dns_server, &other.dns_domain)),
+            ("cloud", self.cloud != other.cloud),
+            ("telemetry", self.telemetry_listen != other.telemetry_listen),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
     /// Reads and validates `file` and the catalog it names. Relative paths are taken from `file`'s
     /// directory.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
@@ -155,16 +173,13 @@ impl ProviderConfig {
             }
             policy.standby.push(StandbyPool { instance_type, zone, count, windows: Vec::new() });
         }
-<<<<<<< HEAD
         let authority_secret = replicas::secret(&check, "agents.authoritySecret", raw.agents.authority_secret)?;
-=======
         let types = catalog.types.clone().into_iter().map(|spec| InstanceType {
             name: spec.name,
             cpu_millis: spec.cpu_millis,
             memory_bytes: spec.memory_bytes,
             price: spec.on_demand,
         });
->>>>>>> 287319b (The provider buys by the cost policy)
         Ok(Self {
             cluster: raw.cluster,
             kubeconfig: raw.kubeconfig.map(|path| base.join(path)),
@@ -227,36 +242,7 @@ fn local_cloud(check: &Checker, base: &Path, raw: raw::Local) -> Result<LocalCon
     })
 }
 
-<<<<<<< HEAD
-fn catalog(file: &Path) -> Result<Vec<InstanceType>, ConfigError> {
-    let raw: raw::Catalog = super::read(file)?;
-    let check = Checker { file };
-    let mut names = BTreeSet::new();
-    raw.types
-        .into_iter()
-        .enumerate()
-        .map(|(index, raw)| {
-            let key = |field: &str| format!("types[{index}].{field}");
-            if raw.name.is_empty() || !names.insert(raw.name.clone()) {
-                return Err(check.error(key("name"), format!("{:?} is empty or given twice", raw.name)));
-            }
-            Ok(InstanceType {
-                cpu_millis: check.cpu(&key("cpu"), &raw.cpu)?,
-                memory_bytes: check.bytes(&key("memory"), &raw.memory)?,
-                price: raw
-                    .price
-                    .parse()
-                    .map_err(|e: crate::model::PriceError| check.error(key("price"), e.to_string()))?,
-                name: raw.name,
-            })
-        })
-        .collect()
-}
-
 pub(super) struct Checker<'a> {
-=======
-struct Checker<'a> {
->>>>>>> 287319b (The provider buys by the cost policy)
     file: &'a Path,
 }
 

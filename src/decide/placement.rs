@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   ledger   = what lives: bound instances, in the order of their launch
-//!   match    : each waiting Pod, the largest first, takes of what is bought already what suits it
+//!   match    : each waiting Pod, the oldest first, takes of what is bought already what suits it
 //!                ready -> bound now; booting or under way -> waits for it
 //!   keep     : standby pools keep their count of what is left
 //!   launch   : for each Pod without a match, oldest first, what the policy chooses, booked before the next is
@@ -25,8 +25,7 @@ use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, is
 use crate::model::{Allocation, CreditMode, HourlyPrice, InstanceId, Offer, PodUid, Purchase};
 use jiff::{SignedDuration, Timestamp};
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -165,8 +164,8 @@ impl Waiting {
 /// Supplies that are alike.
 type Kind = (String, String, Vec<Offer>);
 
-/// How well supplies suit, the least first: not what would be bought, dear, not ready.
-type Rank = (bool, HourlyPrice, bool);
+/// How well supplies suit, the least first: not paid for as would be chosen now, large, dear, not ready.
+type Rank = (bool, u64, u64, HourlyPrice, bool);
 
 struct Round<'a> {
     rules: &'a Rules<'a>,
@@ -194,11 +193,8 @@ pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rule
     round.sort(supplies);
     let mut ordered: Vec<&Demand> = demands.iter().collect();
     ordered.sort_by_key(|d| (d.since, &d.pod));
-    // The largest first: what holds it holds the others too, but not the other way round.
-    let mut by_size = ordered.clone();
-    by_size.sort_by_key(|d| (Reverse(d.wants.cpu_millis), Reverse(d.wants.memory_bytes)));
-    let matched: BTreeSet<&PodUid> = by_size.into_iter().filter(|demand| round.take(demand)).map(|d| &d.pod).collect();
-    let unmatched: Vec<&Demand> = ordered.into_iter().filter(|demand| !matched.contains(&demand.pod)).collect();
+    // In the order in which it was bought: so the shares of a mix fall to the same Pods again.
+    let unmatched: Vec<&Demand> = ordered.into_iter().filter(|demand| !round.take(demand)).collect();
     round.keep_standby();
     round.buy(&unmatched);
     round.release();
@@ -257,8 +253,8 @@ impl<'a> Round<'a> {
         true
     }
 
-    /// What suits the Pod best of what is free: what it would buy anyway, then the cheapest, then what is
-    /// ready. Returned with its class and the price that it is booked at.
+    /// What suits the Pod best of what is free: paid for as it would be bought now, then the tightest. So what
+    /// is larger is left for those that need it, and as many get one as can. Returned with its class and the price that it is booked at.
     fn suiting(&self, demand: &Demand) -> Option<(Kind, String, Offer)> {
         if self.free.is_empty() {
             return None;
@@ -293,8 +289,11 @@ impl<'a> Round<'a> {
                     && !(front.instance.is_some() && ceiling.is_some_and(|ceiling| offer.price > ceiling))
             };
             if suits && *zone == demand.zone && case.within_limits(offer.price) {
-                let exact = exact.is_some_and(|c| c.option == first.purchase || of == STANDBY);
-                let rank = (!exact, offer.price, !front.ready);
+                let paid_so = choice.as_ref().is_none_or(|c| c.option == first.purchase || of == STANDBY);
+                let specs = || offers.iter().filter_map(|offer| self.planner.spec(&offer.instance_type));
+                let cpu = specs().map(|spec| spec.cpu_millis).min().unwrap_or(0);
+                let memory = specs().map(|spec| spec.memory_bytes).min().unwrap_or(0);
+                let rank = (!paid_so, cpu, memory, offer.price, !front.ready);
                 if best.as_ref().is_none_or(|(other, _, _)| rank < *other) {
                     best = Some((rank, kind, offer));
                 }

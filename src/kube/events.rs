@@ -54,6 +54,29 @@ impl EventSink for EventRecorder {
     }
 }
 
+/// Writes an event on a node at once; only to be used for what is rare. If it fails, that is logged.
+pub async fn node_event(client: &Client, node: &NodeName, warning: bool, reason: &str, message: &str, at: Timestamp) {
+    let event: Event = serde_json::from_value(json!({
+        "metadata": { "name": format!("{node}.{:x}", at.as_nanosecond()), "namespace": "default" },
+        // A kubelet gives the name as the uid (pkg/kubelet/kubelet.go, nodeRef), and kubectl describe asks by it.
+        "involvedObject": { "kind": "Node", "name": node, "uid": node },
+        "type": if warning { "Warning" } else { "Normal" },
+        "reason": reason,
+        "message": clipped(message, 1024),
+        "source": { "component": "kubelet", "host": node },
+        "reportingComponent": "kubelet",
+        "reportingInstance": node,
+        "firstTimestamp": seconds(at),
+        "lastTimestamp": seconds(at),
+        "count": 1,
+    }))
+    .expect("an event of this shape is valid");
+    let events: Api<Event> = Api::namespaced(client.clone(), "default");
+    if let Err(error) = events.create(&PostParams::default(), &event).await {
+        tracing::warn!(%node, reason, error = super::why(&error), "an event on a node was not written");
+    }
+}
+
 struct Written {
     name: String,
     count: u32,

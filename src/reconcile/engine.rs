@@ -1,13 +1,14 @@
 //! Carries out what the [`World`] decides. It chooses nothing.
 
-use super::world::{Effect, Fact, World, WorldConfig};
+use super::world::{Effect, Fact, Holding, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
 use crate::decide::placement::Order;
+use crate::decide::purchase::Buying;
 use crate::model::{Generation, InstanceId, LaunchRequest, Launched, NodeName, PodUid, tag};
 use crate::ports::{
     AgentLink, AgentUpdate, Cloud, CloudError, EventSink, PodUpdate, RefSource, StatusSink, client_token,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{Cost, Metrics};
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -45,6 +46,14 @@ pub struct Input {
     pub pods: mpsc::Receiver<PodUpdate>,
     pub agents: mpsc::Receiver<AgentUpdate>,
     pub refs: mpsc::UnboundedReceiver<PodUid>,
+    pub reloads: mpsc::Receiver<Reload>,
+}
+
+/// What may change while a provider runs.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    pub buying: Arc<Buying>,
+    pub keep_completed: jiff::SignedDuration,
 }
 
 pub struct Engine {
@@ -80,6 +89,8 @@ impl Engine {
         let mut world = World::new(self.config.world.clone(), Timestamp::now());
         let mut describe = tokio::time::interval(DESCRIBE_EVERY);
         describe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What was paid for since the last look, and since when.
+        let (mut costs, mut counted) = (Vec::new(), tokio::time::Instant::now());
         let mut pods = Vec::with_capacity(BATCH);
         let mut agents = Vec::with_capacity(BATCH);
         let mut refs = Vec::with_capacity(BATCH);
@@ -98,7 +109,17 @@ impl Engine {
                 _ = self.input.agents.recv_many(&mut agents, BATCH) => {}
                 _ = self.input.refs.recv_many(&mut refs, BATCH) => {}
                 _ = self.results.recv_many(&mut results, BATCH) => {}
-                _ = describe.tick() => self.describe(&mut world),
+                Some(Reload { buying, keep_completed }) = self.input.reloads.recv() => {
+                    self.launch_timeout = buying.policy.ttl.launch;
+                    results.push(Fact::Reloaded { buying, keep_completed });
+                }
+                _ = describe.tick() => {
+                    self.describe(&mut world);
+                    let elapsed = counted.elapsed();
+                    counted = tokio::time::Instant::now();
+                    self.config.metrics.money(&costs, elapsed);
+                    costs = world.holdings().into_iter().map(cost).collect();
+                }
                 () = wake => {}
             }
             let now = Timestamp::now();
@@ -168,6 +189,7 @@ impl Engine {
             Effect::Desired(instance, desired) => self.config.link.set_desired(&instance, desired),
             Effect::ForgetAgent(instance) => self.config.link.forget(&instance),
             Effect::Launch(number, order) => self.launch(number, order),
+            Effect::Bound(after) => self.config.metrics.bound(after),
             Effect::Started(after) => self.config.metrics.started(after),
             Effect::Terminate(ids) => self.terminate(ids),
             Effect::List { name, entry } => self.list(&name, entry),
@@ -276,6 +298,11 @@ impl Engine {
 
 fn node_of(zones: &BTreeMap<NodeName, String>, zone: &str) -> String {
     zones.iter().find(|(_, z)| *z == zone).map(|(node, _)| node.to_string()).unwrap_or_default()
+}
+
+fn cost(holding: Holding) -> Cost {
+    let Holding { namespace, class, purchase, instance_type, zone, state, hourly, on_demand } = holding;
+    Cost { namespace, class, purchase: purchase.as_str(), instance_type, zone, state, hourly, on_demand }
 }
 
 fn pod_fact(update: PodUpdate) -> Fact {

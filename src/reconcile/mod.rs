@@ -21,5 +21,5 @@ mod engine;
 mod world;
 
 pub use directory::{Directory, DirectoryEntry};
-pub use engine::{Engine, EngineConfig, Input};
+pub use engine::{Engine, EngineConfig, Input, Reload};
 pub use world::{World, WorldConfig};

@@ -9,15 +9,17 @@
 //! - [`facts`]: what goes in and what comes out.
 //! - [`instances`]: the instances, and which Pod each is bound to.
 //! - [`pods`]: a Pod's desired state, release and end. [`status`]: what is written of it, and when.
-//! - [`placing`]: who gets which instance.
+//! - [`placing`]: who gets which instance. [`money`]: what all of it costs.
 
 mod facts;
 mod instances;
+mod money;
 mod placing;
 mod pods;
 mod status;
 
 pub use facts::{Effect, Fact, WorldConfig};
+pub use money::Holding;
 
 use crate::decide::desired::Refs;
 use crate::decide::lifecycle::{self, Backing, Step};

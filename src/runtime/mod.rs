@@ -13,5 +13,6 @@ mod leading;
 mod node_pods;
 mod plan;
 mod provider;
+mod reload;
 mod simulate;
 mod status;

@@ -3,7 +3,7 @@
 //! Every task is critical: if one ends, all end and the process exits with an error, to be started
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
-use super::{http, leading, node_pods::NodePods};
+use super::{http, leading, node_pods::NodePods, reload};
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate};
@@ -144,6 +144,10 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         let watch = pods::watch(client, node.name.clone(), pod_updates.clone(), cancel.clone());
         spawn(&mut tasks, "the watch on pods", watch);
     }
+    let (taken_up, reloads) = mpsc::channel(1);
+    let watch =
+        reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), taken_up };
+    spawn(&mut tasks, "the watch on the configuration", watch.run(cancel.clone()));
     let (cloud_answers, health) = watch::channel(Err("the cloud has not been asked yet".to_owned()));
     let engine = Engine::new(
         EngineConfig {
@@ -158,7 +162,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             cloud_answers,
         },
-        Input { pods: pods_input, agents, refs: refs_input },
+        Input { pods: pods_input, agents, refs: refs_input, reloads },
     );
     spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
 

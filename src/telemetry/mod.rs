@@ -4,6 +4,11 @@
 //! tracing-subscriber's EnvFilter reads it). Metrics: [`Metrics`] is cheap to clone; [`Metrics::text`]
 //! renders all of it in the OpenMetrics text format.
 
+mod money;
+
+pub use money::Cost;
+
+use money::Money;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -36,6 +41,11 @@ struct Failure {
     code: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reloading {
+    result: String,
+}
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
@@ -48,6 +58,9 @@ pub struct Metrics {
     launch_failures: Family<Failure, Counter>,
     pod_start: Histogram,
     leader: Gauge,
+    pod_bound: Histogram,
+    money: Money,
+    reloads: Family<Reloading, Counter>,
 }
 
 impl Default for Metrics {
@@ -74,6 +87,15 @@ impl Default for Metrics {
         registry.register("pod_start_seconds", "From a Pod's creation to Running, as first seen", pod_start.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this replica leads", leader.clone());
+        let pod_bound = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
+        registry.register("pod_bound_seconds", "From a Pod's creation to an instance of its own", pod_bound.clone());
+        let money = Money::new(&mut registry);
+        let reloads = Family::<Reloading, Counter>::default();
+        registry.register(
+            "config_reloads",
+            "Edits of the configuration, by whether they were taken up",
+            reloads.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             leader,
@@ -84,6 +106,9 @@ impl Default for Metrics {
             launched,
             launch_failures,
             pod_start,
+            pod_bound,
+            money,
+            reloads,
         }
     }
 }
@@ -112,6 +137,20 @@ impl Metrics {
     /// A Pod is Running, this long after its creation.
     pub fn started(&self, after: jiff::SignedDuration) {
         self.pod_start.observe(after.as_secs_f64());
+    }
+
+    /// A Pod got an instance, this long after its creation.
+    pub fn bound(&self, after: jiff::SignedDuration) {
+        self.pod_bound.observe(after.as_secs_f64());
+    }
+
+    /// What is paid for now, and was for `elapsed`.
+    pub fn money(&self, costs: &[Cost], elapsed: std::time::Duration) {
+        self.money.observe(costs, elapsed);
+    }
+
+    pub fn reloaded(&self, well: bool) {
+        self.reloads.get_or_create(&Reloading { result: if well { "taken-up" } else { "refused" }.to_owned() }).inc();
     }
 
     /// All of it, in the OpenMetrics text format.

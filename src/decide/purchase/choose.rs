@@ -109,6 +109,11 @@ impl<'a> Planner<'a> {
         self.types[usize::from(id)]
     }
 
+    pub fn spec(&self, name: &str) -> Option<&'a TypeSpec> {
+        let found = self.types.binary_search_by(|t| t.name.as_str().cmp(name)).ok();
+        found.map(|index| self.types[index])
+    }
+
     pub fn zone(&self, id: u16) -> &'a str {
         self.zones[usize::from(id)]
     }

@@ -87,6 +87,8 @@ pub enum Effect {
     ForgetAgent(InstanceId),
     /// Numbered, so that the answer can be told.
     Launch(u64, Order),
+    /// A Pod got an instance, this long after its creation.
+    Bound(SignedDuration),
     /// A Pod is Running for the first time, this long after its creation.
     Started(SignedDuration),
     Terminate(Vec<InstanceId>),

@@ -38,6 +38,9 @@ impl World {
                     record.zone,
                 );
                 self.tell(&uid, false, "InstanceBound", &message, now);
+                if let Some(pod) = self.pods.get(&uid) {
+                    self.effects.push(Effect::Bound(now.duration_since(pod.seen.intent.created_at)));
+                }
             }
         }
         for order in plan.launch {

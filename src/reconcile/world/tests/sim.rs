@@ -481,6 +481,7 @@ impl Sim {
             | Effect::Forget(_)
             | Effect::ForgetAgent(_)
             | Effect::Started(_)
+            | Effect::Bound(_)
             | Effect::List { .. }
             | Effect::Unlist { .. } => {}
         }

@@ -1,0 +1,47 @@
+//! What everything costs now.
+
+use super::{World, placing::tagged};
+use crate::model::{HourlyPrice, Purchase};
+
+/// An instance, as its costs are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Its Pod's; empty while it has none.
+    pub namespace: String,
+    pub class: String,
+    pub purchase: Purchase,
+    pub instance_type: String,
+    pub zone: String,
+    pub state: &'static str,
+    pub hourly: HourlyPrice,
+    /// The same type's on demand, as the catalog has it.
+    pub on_demand: HourlyPrice,
+}
+
+impl World {
+    /// All instances that are paid for.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let live = self.instances.values().filter(|entry| entry.gone.is_none());
+        live.map(|entry| {
+            let record = &entry.record;
+            let pod = entry.pod.as_ref().and_then(|uid| self.pods.get(uid));
+            let known = self.market.catalog.types.iter().find(|t| t.name == record.instance_type);
+            Holding {
+                namespace: pod.map(|pod| pod.seen.intent.name.namespace.clone()).unwrap_or_default(),
+                class: pod.map_or_else(|| tagged(record).to_owned(), |pod| self.class_of(pod, record)),
+                purchase: record.purchase,
+                instance_type: record.instance_type.clone(),
+                zone: record.zone.clone(),
+                state: match (entry.ending, pod, entry.ever_connected) {
+                    (true, _, _) => "ending",
+                    (false, Some(_), _) => "bound",
+                    (false, None, true) => "ready",
+                    (false, None, false) => "booting",
+                },
+                hourly: record.price,
+                on_demand: known.map_or(record.price, |t| t.on_demand),
+            }
+        })
+        .collect()
+    }
+}
