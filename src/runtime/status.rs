@@ -10,7 +10,15 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// How often `--watch` looks.
+const AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct StatusArgs {
@@ -19,6 +27,9 @@ pub struct StatusArgs {
     kubeconfig: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    /// Show it anew every two seconds until interrupted
+    #[arg(short, long)]
+    watch: bool,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -37,6 +48,7 @@ struct Row {
     instance: String,
     instance_type: String,
     purchase: String,
+    class: String,
     zone: String,
     hourly_price: HourlyPrice,
     seconds: u64,
@@ -48,14 +60,24 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let config = provider_config(args.kubeconfig.as_deref()).await?;
     let client = Client::try_from(config).context("cannot connect to the API server")?;
     let pods: Api<Pod> = Api::all(client);
-    let now = Timestamp::now();
-    let list = pods.list(&ListParams::default()).await.context("cannot list pods")?;
-    let rows: Vec<Row> = list.iter().filter_map(|pod| row(pod, now)).collect();
-    match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
-        Output::Table => print_table(&rows),
+    loop {
+        let now = Timestamp::now();
+        let list = pods.list(&ListParams::default()).await.context("cannot list pods")?;
+        let rows: Vec<Row> = list.iter().filter_map(|pod| row(pod, now)).collect();
+        let text = match args.output {
+            Output::Json => serde_json::to_string_pretty(&rows)? + "\n",
+            Output::Table => table(&rows) + &totals(&rows),
+        };
+        if !args.watch {
+            print!("{text}");
+            return Ok(());
+        }
+        // ECMA-48: the cursor home, and what is below it erased.
+        let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+        print!("{clear}{text}");
+        std::io::stdout().flush().context("cannot write")?;
+        tokio::time::sleep(AGAIN).await;
     }
-    Ok(())
 }
 
 fn row(pod: &Pod, now: Timestamp) -> Option<Row> {
@@ -74,6 +96,7 @@ fn row(pod: &Pod, now: Timestamp) -> Option<Row> {
         instance: if backed { get("instance-id")? } else { "(released)".to_owned() },
         instance_type: get("instance-type")?,
         purchase: get("purchase")?,
+        class: get("class").unwrap_or_default(),
         zone: get("zone")?,
         hourly_price,
         seconds,
@@ -81,20 +104,24 @@ fn row(pod: &Pod, now: Timestamp) -> Option<Row> {
     })
 }
 
-fn print_table(rows: &[Row]) {
-    if rows.is_empty() {
-        println!("No Pods are backed by Pilotlight.");
-        return;
+impl Row {
+    fn lives(&self) -> bool {
+        self.instance != "(released)"
     }
-    let mut lines = vec![
-        ["NAMESPACE", "POD", "PHASE", "INSTANCE", "TYPE", "PURCHASE", "ZONE", "$/HOUR", "FOR", "COST"]
-            .map(str::to_owned),
-    ];
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No Pods are backed by Pilotlight.\n".to_owned();
+    }
+    let heads = ["NAMESPACE", "POD", "PHASE", "CLASS", "INSTANCE", "TYPE", "PURCHASE", "ZONE", "$/HOUR", "FOR", "COST"];
+    let mut lines = vec![heads.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(|row| {
-        [
+        vec![
             row.namespace.clone(),
             row.pod.clone(),
             row.phase.clone(),
+            row.class.clone(),
             row.instance.clone(),
             row.instance_type.clone(),
             row.purchase.clone(),
@@ -104,12 +131,41 @@ fn print_table(rows: &[Row]) {
             format!("${}", HourlyPrice(row.cost_micros)),
         ]
     }));
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..10).map(width).collect();
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
+    columns(&lines)
+}
+
+/// By namespace and class: instances, what they cost an hour and have cost.
+fn totals(rows: &[Row]) -> String {
+    let mut payers: BTreeMap<(&str, &str), (usize, u64, u64)> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.lives()) {
+        let (count, hourly, cost) = payers.entry((&row.namespace, &row.class)).or_default();
+        *count += 1;
+        *hourly += row.hourly_price.0;
+        *cost += row.cost_micros;
     }
-    let live: u64 = rows.iter().filter(|r| r.instance != "(released)").map(|r| r.hourly_price.0).sum();
-    println!("\n{} instances, ${}/hour", rows.iter().filter(|r| r.instance != "(released)").count(), HourlyPrice(live));
+    if payers.is_empty() {
+        return String::new();
+    }
+    let line = |namespace: &str, class: &str, (count, hourly, cost): (usize, u64, u64)| {
+        let money = |micros| format!("${}", HourlyPrice(micros));
+        vec![namespace.to_owned(), class.to_owned(), count.to_string(), money(hourly), money(cost)]
+    };
+    let sum = payers.values().fold((0, 0, 0), |(a, b, c), (count, hourly, cost)| (a + count, b + hourly, c + cost));
+    let mut lines = vec![["NAMESPACE", "CLASS", "INSTANCES", "$/HOUR", "COST"].map(str::to_owned).to_vec()];
+    lines.extend(payers.iter().map(|((namespace, class), figures)| line(namespace, class, *figures)));
+    lines.push(line("(all)", "", sum));
+    format!("\n{}", columns(&lines))
+}
+
+fn columns(lines: &[Vec<String>]) -> String {
+    let count = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }

@@ -483,10 +483,24 @@ impl Case<'_, '_> {
             return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
         };
         let (cpu, memory) = self.need;
-        let what =
-            if stage(nearest.why) == TOO_SMALL { "no instance type is large enough" } else { "nothing may be bought" };
+        let small = dropped.iter().filter(|d| d.why == Why::TooSmall).filter_map(|d| d.instance_type);
+        let small = small.map(|id| self.planner.type_of(id));
+        let largest = small.max_by_key(|t| (t.memory_bytes, t.cpu_millis, &t.name));
+        if let Some(largest) = largest.filter(|_| stage(nearest.why) == TOO_SMALL) {
+            let offered = largest.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
+            let message = format!(
+                "no instance type is large enough for cpu {cpu}m and memory {}Mi in class {}: the largest, {}, offers \
+                 cpu {}m and memory {}Mi",
+                memory.div_ceil(1 << 20),
+                self.class.name,
+                largest.name,
+                largest.cpu_millis,
+                offered >> 20,
+            );
+            return Pend { reason: Why::TooSmall.reason(), message };
+        }
         let message = format!(
-            "{what} for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
+            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
             memory.div_ceil(1 << 20),
             self.class.name,
             self.planner.explain(nearest),
