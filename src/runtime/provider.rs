@@ -145,8 +145,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         spawn(&mut tasks, "the watch on pods", watch);
     }
     let (taken_up, reloads) = mpsc::channel(1);
-    let watch =
-        reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), taken_up };
+    let watch = reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), taken_up };
     spawn(&mut tasks, "the watch on the configuration", watch.run(cancel.clone()));
     let (cloud_answers, health) = watch::channel(Err("the cloud has not been asked yet".to_owned()));
     let engine = Engine::new(
