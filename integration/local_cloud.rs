@@ -14,9 +14,9 @@ use pilotlight::{
     cloud::local::{LocalCloud, LocalCloudConfig},
     model::{
         Allocation, ClientToken, CreditMode, HourlyPrice, InstanceId, InstanceRecord, InstanceState, InstanceType,
-        LaunchRequest, Launched, Offer, Purchase,
+        LaunchRequest, Launched, Offer, Purchase, bootstrap::KeyFingerprint,
     },
-    ports::{ClaimError, Cloud, CloudError, InstanceProof},
+    ports::{Claim, Cloud, CloudError, InstanceProof},
 };
 use std::{
     collections::BTreeMap,
@@ -114,10 +114,15 @@ impl World {
         self.runtime.block_on(self.cloud().terminate(std::slice::from_ref(id))).unwrap();
     }
 
-    fn claim(&self, machine: &InstanceRecord, token: &str) -> Result<InstanceRecord, ClaimError> {
-        let proof =
-            InstanceProof { instance: machine.id.clone(), token: token.to_owned(), peer: machine.private_ip.unwrap() };
-        self.runtime.block_on(self.cloud().claim(&proof))
+    /// With why it was refused.
+    fn claim(&self, machine: &InstanceRecord, token: &str, key: &str) -> Result<InstanceRecord, &'static str> {
+        let claim = Claim {
+            instance: machine.id.clone(),
+            peer: machine.private_ip.unwrap(),
+            key: KeyFingerprint::of(key.as_bytes()),
+            proof: InstanceProof::Token(token.to_owned()),
+        };
+        self.runtime.block_on(self.cloud().claim(&claim)).map_err(|error| error.reason())
     }
 
     fn state(&self, id: &InstanceId) -> InstanceState {
@@ -419,7 +424,7 @@ fn a_full_subnet_gives_fewer_machines_then_none_until_one_is_gone() {
 }
 
 #[test]
-fn a_claim_is_accepted_once_from_the_right_address_with_the_right_token() {
+fn a_claim_is_accepted_for_one_key_from_the_right_address_with_the_right_token() {
     let mut world = World::new("claim");
     let machine = world.launch_and_wait("batch", 1).remove(0);
     let settings = world.inside(&machine.id, "cat /etc/pilotlight/agent.yaml").unwrap();
@@ -427,14 +432,20 @@ fn a_claim_is_accepted_once_from_the_right_address_with_the_right_token() {
     assert!(!fs::read_to_string(world.dir(&machine.id).join("instance.json")).unwrap().contains(token));
 
     let elsewhere = InstanceRecord { private_ip: Some(Ipv4Addr::new(10, 72, 9, 9).into()), ..machine.clone() };
-    assert!(matches!(world.claim(&elsewhere, token), Err(ClaimError::WrongPeer(..))));
-    assert!(matches!(world.claim(&machine, "wrong"), Err(ClaimError::BadProof(_))));
+    assert_eq!(world.claim(&elsewhere, token, "key"), Err("wrong-address"));
+    assert_eq!(world.claim(&machine, "wrong", "key"), Err("wrong-token"));
     let unknown = InstanceRecord { id: InstanceId::new("i-unknown"), ..machine.clone() };
-    assert!(matches!(world.claim(&unknown, token), Err(ClaimError::Unknown(_))));
-    assert_eq!(world.claim(&machine, token).unwrap().id, machine.id);
-    assert!(matches!(world.claim(&machine, token), Err(ClaimError::AlreadyClaimed(_))));
+    assert_eq!(world.claim(&unknown, token, "key"), Err("unknown-instance"));
+    assert_eq!(world.claim(&machine, token, "key").unwrap().id, machine.id);
+    // As one whose answer was lost does.
+    assert_eq!(world.claim(&machine, token, "key").unwrap().id, machine.id);
+    assert_eq!(world.claim(&machine, token, "another"), Err("other-key"));
     world.restart_provider();
-    assert!(matches!(world.claim(&machine, token), Err(ClaimError::AlreadyClaimed(_))));
+    assert_eq!(world.claim(&machine, token, "another"), Err("other-key"));
+    assert_eq!(world.claim(&machine, token, "key").unwrap().id, machine.id);
+    assert_eq!(world.claim(&machine, "wrong", "key"), Err("wrong-token"));
+    world.terminate(&machine.id);
+    assert_eq!(world.claim(&machine, token, "key"), Err("not-live"));
 }
 
 #[test]

@@ -7,12 +7,14 @@
 //! - [`ports`]: the traits through which decisions reach the world.
 //! - [`config`]: the files a user edits, parsed and validated.
 //! - [`kube`], [`cloud`], [`gateway`], [`kubelet_api`], [`agent`]: the adapters.
+//! - [`claims`]: whose each instance is, kept for all replicas.
 //! - [`ingress`]: `pilotlight gateway`, the ingress for Knative.
 //! - [`reconcile`]: snapshot -> decide -> execute.
 //! - [`simulate`]: the decisions driven by a trace on a simulated clock.
 //! - [`telemetry`]: tracing and metrics. [`runtime`]: the wiring.
 
 pub mod agent;
+pub mod claims;
 pub mod cloud;
 pub mod config;
 pub mod decide;

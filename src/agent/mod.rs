@@ -13,6 +13,7 @@
 //! The Pod runs whether the provider is there or not: `pod` starts before the first connection, and
 //! nothing of it is stopped when the connection breaks, or when this process does.
 
+mod attest;
 mod config;
 mod host;
 mod identity;
@@ -34,9 +35,9 @@ pub use identity::IdentityError;
 pub use run::run;
 
 use crate::retry::Backoff;
-use identity::Identity;
+use identity::{Identity, Kept};
 use outbox::Outbox;
-use session::Link;
+use session::{Left, Link};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -72,7 +73,8 @@ pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) 
     let (orders, ordered) = watch::channel(None);
     tasks.spawn(orders::carry(ordered, preparation, Arc::clone(&host), Arc::clone(&outbox), cancel.clone()));
 
-    if let Some(identity) = identify(&config, &cancel).await? {
+    let mut identified = identify(&config, &cancel).await?;
+    if identified.is_some() {
         let link = Link {
             config,
             host,
@@ -83,7 +85,13 @@ pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) 
             tunnels: TaskTracker::new(),
             cancel: cancel.clone(),
         };
-        link.run(identity).await;
+        while let Some(identity) = identified.take() {
+            match link.run(identity).await {
+                Left::Cancelled => {}
+                // The provider was away for longer than a certificate lives.
+                Left::Expired => identified = identify(&link.config, &cancel).await?,
+            }
+        }
         link.tunnels.close();
         link.tunnels.wait().await;
     }
@@ -95,13 +103,14 @@ pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) 
 
 /// The kept identity, or a new one. None: cancelled.
 async fn identify(config: &AgentConfig, cancel: &CancellationToken) -> Result<Option<Identity>, AgentError> {
-    if let Some(identity) = Identity::load(config) {
-        return Ok(Some(identity));
-    }
+    let key = match Kept::load(config).map_err(AgentError::Register)? {
+        Kept::Whole(identity) => return Ok(Some(identity)),
+        Kept::Key(key) => key,
+    };
     let mut backoff = Backoff::new(FIRST_REGISTRATION_WAIT, LONGEST_REGISTRATION_WAIT);
     loop {
         let registered = tokio::select! {
-            registered = identity::register(config) => registered,
+            registered = identity::register(config, &key) => registered,
             () = cancel.cancelled() => return Ok(None),
         };
         match registered {
@@ -109,7 +118,7 @@ async fn identify(config: &AgentConfig, cancel: &CancellationToken) -> Result<Op
                 tracing::info!(instance = %config.instance, "registered with the provider");
                 return Ok(Some(identity));
             }
-            Err(error) if error.is_final() => return Err(AgentError::Register(error)),
+            Err(error) if error.is_final(&config.proof) => return Err(AgentError::Register(error)),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "not registered yet"),
         }
         tokio::select! {

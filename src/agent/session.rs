@@ -10,6 +10,7 @@
 //!          tunnels -> tasks         reports, events -> provider                  |
 //!        | stream ended / services out of step / keepalive failed ---------------+
 //!        | certificate renewed: the next connection at once, with the new one
+//!        | certificate run out: proved anew, for the same key (identity.rs)
 //! ```
 //!
 //! Tunnels belong to the connection that they were opened on, not to the session: they outlive a
@@ -58,6 +59,14 @@ enum SessionError {
     Ended,
     #[error("the services are out of step")]
     OutOfStep,
+    #[error("the certificate has run out")]
+    Expired,
+}
+
+/// Why there are no more sessions with an identity.
+pub(super) enum Left {
+    Cancelled,
+    Expired,
 }
 
 enum End {
@@ -83,12 +92,12 @@ pub(super) struct Link {
 type Client = AgentGatewayClient<Channel>;
 
 impl Link {
-    /// Keeps a session with the provider until cancelled.
-    pub async fn run(&self, mut identity: Identity) {
+    /// Keeps a session with the provider until cancelled, or until it is not let in any more.
+    pub async fn run(&self, mut identity: Identity) -> Left {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             match self.session(&identity, &mut backoff).await {
-                Ok(End::Cancelled) => return,
+                Ok(End::Cancelled) => return Left::Cancelled,
                 Ok(End::Renewed(renewed)) => {
                     tracing::info!("the certificate was renewed");
                     identity = *renewed;
@@ -98,9 +107,12 @@ impl Link {
                     tracing::warn!(error = &error as &dyn std::error::Error, "not connected to the provider");
                 }
             }
+            if identity.has_expired() {
+                return Left::Expired;
+            }
             tokio::select! {
                 () = sleep(backoff.next_wait()) => {}
-                () = self.cancel.cancelled() => return,
+                () = self.cancel.cancelled() => return Left::Cancelled,
             }
         }
     }
@@ -119,7 +131,7 @@ impl Link {
             tokio::select! {
                 ended = self.read(inbound, &client) => ended,
                 error = self.write(outbound) => Err(error),
-                renewed = self.renew(identity, client.clone()) => Ok(End::Renewed(Box::new(renewed))),
+                renewed = self.renew(identity, client.clone()) => renewed,
                 () = self.services.out_of_step() => Err(SessionError::OutOfStep),
             }
         };
@@ -223,12 +235,14 @@ impl Link {
         }
     }
 
-    async fn renew(&self, identity: &Identity, mut client: Client) -> Identity {
+    async fn renew(&self, identity: &Identity, mut client: Client) -> Result<End, SessionError> {
         let mut wait = identity.renew_in();
         loop {
             sleep(wait).await;
-            match identity::renew(&self.config, &mut client).await {
-                Ok(renewed) => return renewed,
+            match identity::renew(&self.config, identity, &mut client).await {
+                Ok(renewed) => return Ok(End::Renewed(Box::new(renewed))),
+                // The session could go on, but nothing else would be let in.
+                Err(_) if identity.has_expired() => return Err(SessionError::Expired),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the certificate was not renewed");
                     wait = RENEWAL_RETRY;

@@ -3,6 +3,7 @@
 //! No clock, id, random number or I/O in here: the same input always gives the same plan, so that a
 //! simulator can drive these functions through thousands of bad days.
 //!
+//! - [`admission`]: whose an instance is, when somebody says to be it.
 //! - [`placement`]: which Pod gets which instance; what to launch, what to release.
 //! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
 //! - [`reserve`]: when what is scaled to zero has a warm copy that answers, and when not.
@@ -14,6 +15,7 @@
 //! - [`lease`]: which of several replicas leads.
 //! - [`log_view`]: which bytes of a container's log a reader gets.
 
+pub mod admission;
 pub mod backoff;
 pub mod containers;
 pub mod desired;

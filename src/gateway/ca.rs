@@ -7,10 +7,13 @@
 //! Kept in `<state_dir>/pki/`: `agent-ca.crt`, `agent-ca.key` (0600), or by the caller ([`Ca::make`],
 //! [`Ca::from_pem`]). Made once: agents pin it.
 
-use crate::{files::write_atomic, model::InstanceId};
+use crate::{
+    files::write_atomic,
+    model::{InstanceId, bootstrap::KeyFingerprint},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use std::{
     fs, io,
@@ -131,6 +134,11 @@ pub struct AgentRequest(CertificateSigningRequestParams);
 impl AgentRequest {
     pub fn parse(csr_pem: &str) -> Result<Self, CaError> {
         CertificateSigningRequestParams::from_pem(csr_pem).map(Self).map_err(CaError::BadRequest)
+    }
+
+    /// Which key it is for.
+    pub fn key(&self) -> KeyFingerprint {
+        KeyFingerprint::of(&self.0.public_key.subject_public_key_info())
     }
 }
 

@@ -4,16 +4,16 @@
 //! [`crate::ports::AgentLink`]. Out: [`AgentUpdate`]s over one bounded queue, tunnels as byte streams.
 //!
 //! Trust: the gateway has an authority of its own ([`Ca`]). `Bootstrap` is answered without a client
-//! certificate and gives one for a proof that the cloud accepts, once. Everything else demands a
-//! certificate of that authority, and takes the instance from it: no message says who its sender is.
+//! certificate and gives one for a proof that the cloud accepts, for one key for ever. Everything else
+//! demands a certificate of that authority, and takes the instance from it: no message says who its sender is.
 //!
 //! A connection's life:
 //!
 //! ```text
-//!   TLS, no certificate -> Register --cloud accepts--> certificate (24 h)
+//!   TLS, no certificate -> Challenge -> Register --cloud accepts--> certificate (24 h)
 //!   TLS, certificate    -> Session: Hello -> Connected -> desired, services ... -> Disconnected
 //!                       -> Tunnel  (one call each, over the same connection)
-//!                       -> Renew   (a fresh certificate over the old one)
+//!                       -> Renew   (a fresh certificate over the old one, for the same key)
 //! ```
 //!
 //! A newer session of the same instance ends the older one, whose end is then not told: the updates of
@@ -36,6 +36,7 @@ use crate::{
     pipe,
     ports::{AgentLink, AgentUpdate, Cloud, TunnelError},
     proto::{OpenTunnel, agent_gateway_server::AgentGatewayServer, bootstrap_server::BootstrapServer},
+    telemetry::Metrics,
 };
 use async_trait::async_trait;
 use hub::Hub;
@@ -85,6 +86,7 @@ struct Shared {
     hub: Hub,
     tunnels: Tunnels,
     updates: mpsc::Sender<AgentUpdate>,
+    metrics: Metrics,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -101,6 +103,7 @@ impl Gateway {
         ca: Arc<Ca>,
         cloud: Arc<dyn Cloud>,
         updates: mpsc::Sender<AgentUpdate>,
+        metrics: Metrics,
         cancel: CancellationToken,
     ) -> Result<Self, GatewayError> {
         install_crypto_provider();
@@ -119,6 +122,7 @@ impl Gateway {
             hub: Hub::new(cancel.clone()),
             tunnels: Tunnels::default(),
             updates,
+            metrics,
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
         });

@@ -3,27 +3,31 @@
 use super::{Shared, session, tunnels};
 use crate::{
     gateway::AgentRequest,
-    model::{InstanceId, TunnelHead},
-    ports::{ClaimError, InstanceProof},
+    model::{InstanceId, InstanceRecord, InstanceState, TunnelHead, bootstrap::KeyFingerprint},
+    ports::{Challenge, Claim, ClaimError, DocumentProof, InstanceProof, StsAudience, StsProof},
     proto::{
-        AgentMessage, ProviderMessage, RegisterRequest, RegisterResponse, RenewRequest, TunnelFrame,
-        agent_gateway_server::AgentGateway, bootstrap_server, tunnel_frame::Kind,
+        self, AgentMessage, ChallengeRequest, ChallengeResponse, ProviderMessage, RegisterRequest, RegisterResponse,
+        RenewRequest, TunnelFrame, agent_gateway_server::AgentGateway, bootstrap_server, register_request::Proof,
+        tunnel_frame::Kind,
     },
 };
 use async_trait::async_trait;
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use x509_parser::parse_x509_certificate;
+use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
 
 /// Messages to an agent that wait for its connection.
 const SESSION_QUEUE: usize = 8;
 /// Frames of a tunnel that wait: the frames themselves are bounded in size.
 const TUNNEL_QUEUE: usize = 2;
+/// EC2's have 19 characters, the local cloud's fewer.
+const LONGEST_ID: usize = 64;
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Bootstrap(pub Arc<Shared>);
@@ -31,25 +35,68 @@ pub(super) struct Agents(pub Arc<Shared>);
 
 #[async_trait]
 impl bootstrap_server::Bootstrap for Bootstrap {
+    async fn challenge(&self, request: Request<ChallengeRequest>) -> Result<Response<ChallengeResponse>, Status> {
+        let challenge = self.0.cloud.challenge(peer(&request)?);
+        let Challenge { nonce, sts, document } =
+            challenge.ok_or_else(|| Status::unimplemented("instances of this cloud prove themselves by a token"))?;
+        Ok(Response::new(ChallengeResponse {
+            nonce: nonce.into(),
+            sts: sts.map(|StsAudience { region, host }| proto::StsAudience { region, host }),
+            identity_document: document,
+        }))
+    }
+
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        let peer =
-            request.remote_addr().ok_or_else(|| Status::internal("the peer has no address"))?.ip().to_canonical();
-        let request = request.into_inner();
-        // Before the claim, which can be made only once.
-        let csr = AgentRequest::parse(&request.csr_pem).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let proof = InstanceProof { instance: InstanceId::new(request.instance_id), token: request.token, peer };
-        let record = self.0.cloud.claim(&proof).await.map_err(|error| {
-            tracing::warn!(instance = %proof.instance, %peer, error = &error as &dyn std::error::Error, "a registration was refused");
+        let peer = peer(&request)?;
+        let (claim, csr) = claim(peer, request.into_inner()).map_err(|problem| {
+            self.0.metrics.registration_refused("malformed");
+            tracing::warn!(%peer, problem, "a registration was refused");
+            refused()
+        })?;
+        let record = self.0.cloud.claim(&claim).await.map_err(|error| {
+            self.0.metrics.registration_refused(error.reason());
+            tracing::warn!(instance = %claim.instance, %peer, reason = error.reason(), error = &error as &dyn std::error::Error, "a registration was refused");
             match error {
-                ClaimError::NotRecorded(..) => Status::unavailable("the claim could not be recorded"),
-                // Which check failed is in our log, not for a stranger.
-                _ => Status::permission_denied("the proof is not accepted"),
+                ClaimError::Unsettled(..) => Status::unavailable("the registration can't be settled now"),
+                ClaimError::NotAdmitted(..) | ClaimError::BadProof(..) => refused(),
             }
         })?;
         let response = certify(&self.0, &record.id, &csr)?;
+        self.0.metrics.registered();
         tracing::info!(instance = %record.id, %peer, "an instance has registered");
         Ok(Response::new(response))
     }
+}
+
+/// Which check failed is in our log, not for a stranger.
+fn refused() -> Status {
+    Status::permission_denied("the proof is not accepted")
+}
+
+fn peer<T>(request: &Request<T>) -> Result<IpAddr, Status> {
+    let peer = request.remote_addr().ok_or_else(|| Status::internal("the peer has no address"))?;
+    Ok(peer.ip().to_canonical())
+}
+
+/// What can be said of a registration without asking anyone. An error says what has not the right form.
+fn claim(peer: IpAddr, request: RegisterRequest) -> Result<(Claim, AgentRequest), &'static str> {
+    let id = request.instance_id;
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(letter) {
+        return Err("its instance id has not the right form");
+    }
+    let proof = match request.proof.ok_or("it has no proof")? {
+        Proof::LocalToken(token) => InstanceProof::Token(token),
+        Proof::Sts(proto::StsProof { nonce, access_key_id, date, session_token, signature }) => {
+            let (nonce, signature) = (nonce.into(), signature.into());
+            InstanceProof::Sts(StsProof { nonce, access_key_id, date, session_token, signature })
+        }
+        Proof::IdentityDocument(proto::IdentityDocument { document, signature }) => {
+            InstanceProof::Document(DocumentProof { document: document.into(), signature })
+        }
+    };
+    let csr = AgentRequest::parse(&request.csr_pem).map_err(|_| "its signing request is not accepted")?;
+    Ok((Claim { instance: InstanceId::new(id), peer, key: csr.key(), proof }, csr))
 }
 
 #[async_trait]
@@ -92,8 +139,23 @@ impl AgentGateway for Agents {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RegisterResponse>, Status> {
         let instance = caller(&request)?;
+        let key = caller_key(&request)?;
         let csr = AgentRequest::parse(&request.into_inner().csr_pem)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // The instance stays its first key's: who has stolen a certificate for an hour has it for no longer.
+        if csr.key() != key {
+            tracing::error!(%instance, "an agent tried to renew its certificate for another key");
+            return Err(Status::permission_denied("a certificate is renewed for the key that it has"));
+        }
+        let record = self.0.cloud.find(&instance).await.map_err(|error| {
+            tracing::warn!(%instance, error = &error as &dyn std::error::Error, "a renewal can't be settled");
+            Status::unavailable("the renewal can't be settled now")
+        })?;
+        let live = |record: &InstanceRecord| matches!(record.state, InstanceState::Pending | InstanceState::Running);
+        if !record.as_ref().is_some_and(live) {
+            tracing::warn!(%instance, "a renewal was refused: the instance is gone");
+            return Err(Status::permission_denied("the instance is gone"));
+        }
         tracing::info!(%instance, "an instance renews its certificate");
         certify(&self.0, &instance, &csr).map(Response::new)
     }
@@ -110,16 +172,34 @@ fn certify(shared: &Shared, instance: &InstanceId, csr: &AgentRequest) -> Result
 /// Which instance is calling: the common name of its certificate. TLS has checked that our authority
 /// signed it for client authentication and that it was in time then; a connection may outlive it.
 fn caller<T>(request: &Request<T>) -> Result<InstanceId, Status> {
-    let refused = || Status::unauthenticated("a client certificate is required");
-    let certificates = request.peer_certs().ok_or_else(refused)?;
-    let (_, certificate) = parse_x509_certificate(certificates.first().ok_or_else(refused)?).map_err(|_| refused())?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    if i128::from(certificate.validity().not_after.timestamp()) <= i128::from(now) {
-        return Err(Status::unauthenticated("the client certificate has expired"));
-    }
-    let mut names = certificate.subject().iter_common_name();
-    match (names.next().map(|name| name.as_str()), names.next()) {
-        (Some(Ok(name)), None) if !name.is_empty() => Ok(InstanceId::new(name)),
-        _ => Err(refused()),
-    }
+    certificate(request, |certificate| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if i128::from(certificate.validity().not_after.timestamp()) <= i128::from(now) {
+            return Err(Status::unauthenticated("the client certificate has expired"));
+        }
+        let mut names = certificate.subject().iter_common_name();
+        match (names.next().map(|name| name.as_str()), names.next()) {
+            (Some(Ok(name)), None) if !name.is_empty() => Ok(InstanceId::new(name)),
+            _ => Err(no_certificate()),
+        }
+    })
+}
+
+/// The key that the caller has shown in the handshake.
+fn caller_key<T>(request: &Request<T>) -> Result<KeyFingerprint, Status> {
+    certificate(request, |certificate| Ok(KeyFingerprint::of(certificate.public_key().raw)))
+}
+
+fn certificate<T, R>(
+    request: &Request<T>,
+    read: impl FnOnce(&X509Certificate<'_>) -> Result<R, Status>,
+) -> Result<R, Status> {
+    let certificates = request.peer_certs().ok_or_else(no_certificate)?;
+    let first = certificates.first().ok_or_else(no_certificate)?;
+    let (_, certificate) = parse_x509_certificate(first).map_err(|_| no_certificate())?;
+    read(&certificate)
+}
+
+fn no_certificate() -> Status {
+    Status::unauthenticated("a client certificate is required")
 }

@@ -8,11 +8,13 @@ use crate::{
     agent::{self, AgentConfig, Proof, Rooms},
     model::{AgentEvent, Generation, ObjectName, PodReport, PodUid, Protocol, ServicePort, Streams},
     proto::{
-        AgentMessage, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
-        agent_gateway_client::AgentGatewayClient, agent_message, bootstrap_client::BootstrapClient, tunnel_frame,
+        AgentMessage, ChallengeRequest, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
+        agent_gateway_client::AgentGatewayClient, agent_message, bootstrap_client::BootstrapClient, register_request,
+        tunnel_frame,
     },
 };
 use fakes::{FakeCloud, FakeHost, FakeServices, Unprepared};
+use std::collections::HashSet;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -34,6 +36,7 @@ struct Provider {
     ca: Arc<Ca>,
     cloud: Arc<FakeCloud>,
     updates: mpsc::Receiver<AgentUpdate>,
+    metrics: Metrics,
     cancel: CancellationToken,
     dir: tempfile::TempDir,
 }
@@ -48,9 +51,11 @@ impl Provider {
         let (sender, updates) = mpsc::channel(64);
         let cancel = CancellationToken::new();
         let config = GatewayConfig { listen, names: vec!["127.0.0.1".into()] };
+        let metrics = Metrics::default();
+        let (shared_ca, shared_cloud) = (Arc::clone(&ca), Arc::clone(&cloud) as _);
         let gateway =
-            Gateway::start(&config, Arc::clone(&ca), Arc::clone(&cloud) as _, sender, cancel.clone()).unwrap();
-        Self { gateway, ca, cloud, updates, cancel, dir }
+            Gateway::start(&config, shared_ca, shared_cloud, sender, metrics.clone(), cancel.clone()).unwrap();
+        Self { gateway, ca, cloud, updates, metrics, cancel, dir }
     }
 
     /// Ends this one as a killed process would, and starts another in its place.
@@ -187,9 +192,10 @@ async fn without_a_certificate_only_registration_is_answered() {
     assert_eq!(client.tunnel(tokio_stream::iter([])).await.unwrap_err().code(), Code::Unauthenticated);
     let renew = RenewRequest { csr_pem: String::new() };
     assert_eq!(client.renew(renew).await.unwrap_err().code(), Code::Unauthenticated);
-    let register = RegisterRequest { instance_id: "i-1".into(), token: "?".into(), csr_pem: "no csr".into() };
-    let refused = BootstrapClient::new(channel).register(register).await.unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
+    let mut bootstrap = BootstrapClient::new(channel);
+    assert_eq!(bootstrap.challenge(ChallengeRequest {}).await.unwrap_err().code(), Code::Unimplemented);
+    let refused = bootstrap.register(registration("i-1", "?", &Key::new())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
@@ -222,20 +228,86 @@ async fn the_gateways_own_certificate_is_no_identity() {
     assert!(refused);
 }
 
+/// As an agent has one.
+struct Key(rcgen::KeyPair);
+
+impl Key {
+    fn new() -> Self {
+        Self(rcgen::KeyPair::generate().unwrap())
+    }
+
+    fn request(&self) -> String {
+        rcgen::CertificateParams::default().serialize_request(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+fn registration(instance: &str, token: &str, key: &Key) -> RegisterRequest {
+    let proof = Some(register_request::Proof::LocalToken(token.into()));
+    RegisterRequest { instance_id: instance.into(), csr_pem: key.request(), proof }
+}
+
+fn code<T>(result: &Result<tonic::Response<T>, tonic::Status>) -> Option<Code> {
+    result.as_ref().err().map(tonic::Status::code)
+}
+
 #[tokio::test]
-async fn an_instance_is_claimed_once_and_only_with_its_own_proof() {
+async fn an_instance_is_its_first_keys_and_that_key_may_ask_again() {
     let provider = Provider::start();
-    let csr = || {
-        let key = rcgen::KeyPair::generate().unwrap();
-        rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()
-    };
-    let register = |token: &str| RegisterRequest { instance_id: "i-1".into(), token: token.into(), csr_pem: csr() };
+    let (own, other) = (Key::new(), Key::new());
     let mut client = BootstrapClient::new(provider.channel(None).await.unwrap());
-    let code =
-        |result: Result<_, tonic::Status>| result.map(|_: tonic::Response<_>| ()).map_err(|status| status.code());
-    assert_eq!(code(client.register(register("guess")).await), Err(Code::PermissionDenied));
-    assert_eq!(code(client.register(register("token-of-i-1")).await), Ok(()));
-    assert_eq!(code(client.register(register("token-of-i-1")).await), Err(Code::PermissionDenied));
+    let denied = Some(Code::PermissionDenied);
+    assert_eq!(code(&client.register(registration("i-1", "guess", &own)).await), denied);
+    assert_eq!(code(&client.register(registration("i-1", "token-of-i-1", &own)).await), None);
+    assert_eq!(code(&client.register(registration("i-1", "token-of-i-1", &own)).await), None, "its answer was lost");
+    assert_eq!(code(&client.register(registration("i-1", "token-of-i-1", &other)).await), denied);
+    let counted = provider.metrics.text();
+    for line in
+        ["registrations_total 2", "refused_total{reason=\"wrong-token\"} 1", "refused_total{reason=\"other-key\"} 1"]
+    {
+        assert!(counted.contains(line), "{line}: {counted}");
+    }
+}
+
+#[tokio::test]
+async fn a_registration_of_a_wrong_form_is_refused_like_any_other() {
+    let provider = Provider::start();
+    let mut client = BootstrapClient::new(provider.channel(None).await.unwrap());
+    let good = registration("i-1", "token-of-i-1", &Key::new());
+    let wrong = [
+        RegisterRequest { instance_id: String::new(), ..good.clone() },
+        RegisterRequest { instance_id: "i".repeat(65), ..good.clone() },
+        RegisterRequest { instance_id: "i-1\n2026 INFO all is well".into(), ..good.clone() },
+        RegisterRequest { csr_pem: "no request".into(), ..good.clone() },
+        RegisterRequest { proof: None, ..good.clone() },
+    ];
+    let answers = wrong.len();
+    let mut told = HashSet::new();
+    for registration in wrong {
+        let refused = client.register(registration).await.unwrap_err();
+        told.insert((refused.code() as i32, refused.message().to_owned()));
+    }
+    let guessed = client.register(registration("i-1", "guess", &Key::new())).await.unwrap_err();
+    told.insert((guessed.code() as i32, guessed.message().to_owned()));
+    assert_eq!(told.len(), 1, "an answer tells what was wrong: {told:?}");
+    let line = format!("refused_total{{reason=\"malformed\"}} {answers}");
+    assert!(provider.metrics.text().contains(&line), "{}", provider.metrics.text());
+    let large = RegisterRequest { csr_pem: "x".repeat(MAX_BOOTSTRAP_BYTES), ..good };
+    assert_eq!(code(&client.register(large).await), Some(Code::OutOfRange));
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_for_its_own_key_while_the_instance_lives() {
+    let provider = Provider::start();
+    let (key, other) = (Key::new(), Key::new());
+    let request = AgentRequest::parse(&key.request()).unwrap();
+    let certificate_pem = provider.ca.agent_certificate(&InstanceId::new("i-1"), &request).unwrap();
+    let own = KeyAndCertificate { key_pem: key.0.serialize_pem(), certificate_pem };
+    let mut client = AgentGatewayClient::new(provider.channel(Some(&own)).await.unwrap());
+    let mut renew = async |key: &Key| client.renew(RenewRequest { csr_pem: key.request() }).await;
+    assert_eq!(code(&renew(&key).await), None);
+    assert_eq!(code(&renew(&other).await), Some(Code::PermissionDenied));
+    provider.cloud.gone.lock().unwrap().insert(InstanceId::new("i-1"));
+    assert_eq!(code(&renew(&key).await), Some(Code::PermissionDenied));
 }
 
 #[tokio::test]

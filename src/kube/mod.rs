@@ -1,7 +1,8 @@
 //! The Kubernetes adapter: API objects in, our words out, and back.
 //!
 //! - [`identity`]: certificates for a node. [`node`]: the Node object, its status and Lease.
-//! - [`lease`]: which replica leads. [`authority`]: what all replicas' agents trust.
+//! - [`lease`]: which replica leads. [`authority`]: what all replicas' agents trust. [`claims`]: whose each
+//!   instance is.
 //! - [`pods`]: the watch on a node's own Pods. [`intent`]: Pod -> PodIntent, refusing loudly.
 //! - [`refs`]: ConfigMaps, Secrets and tokens that Pods refer to, watched while they do.
 //! - [`services`]: Services and EndpointSlices for the proxies.
@@ -11,6 +12,7 @@
 //! Nothing outside this room knows k8s_openapi or kube.
 
 pub mod authority;
+pub mod claims;
 pub mod client_ca;
 pub mod events;
 pub mod identity;

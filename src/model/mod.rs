@@ -7,11 +7,13 @@
 //! - [`PodReport`]: what an agent sees of it.
 //! - [`InstanceRecord`], [`InstanceType`]: what a cloud says of its machines.
 //! - [`ServicesUpdate`]: what the service proxy in an instance must know, whole or in increments.
+//! - [`bootstrap`]: how an instance proves which one it is, as far as both ends must agree on it.
 //!
 //! Types that cross the wire ([`DesiredPod`], [`PodReport`], [`AgentEvent`], [`ServicesUpdate`],
 //! [`TunnelRequest`], [`TunnelHead`]) tolerate unknown fields, so that provider and agent may differ
 //! by a version.
 
+pub mod bootstrap;
 mod desired;
 mod ids;
 mod instance;

@@ -1,5 +1,9 @@
 //! The traits through which decisions reach the world. Adapters implement them; nothing here does I/O.
 
+mod bootstrap;
+
+pub use bootstrap::*;
+
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
     AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, Launched, NodeName,
@@ -24,17 +28,19 @@ pub trait Cloud: Send + Sync {
     async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError>;
     /// Ends machines. Returns when they are on their way out, not when they are gone.
     async fn terminate(&self, ids: &[InstanceId]) -> Result<(), CloudError>;
-    /// Accepts a machine's proof of which instance it is: once, never again for the same instance.
-    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError>;
-}
-
-/// What a machine says to prove which instance it is.
-#[derive(Clone)]
-pub struct InstanceProof {
-    pub instance: InstanceId,
-    /// The local cloud's one-time token.
-    pub token: String,
-    pub peer: IpAddr,
+    /// One machine of [`Cloud::describe`]. Where describing all is dear, an adapter answers from what it
+    /// saw a short while ago.
+    async fn find(&self, id: &InstanceId) -> Result<Option<InstanceRecord>, CloudError> {
+        Ok(self.describe().await?.into_iter().find(|record| record.id == *id))
+    }
+    /// What a machine that registers from this address is to sign. None where machines prove by what they
+    /// were given at their birth.
+    fn challenge(&self, _peer: IpAddr) -> Option<Challenge> {
+        None
+    }
+    /// Accepts a machine's proof of which instance it is, for one key: never for another key, again for the
+    /// same. What it accepted is kept durably when it returns.
+    async fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError>;
 }
 
 /// Classified by what the caller does about it.
@@ -46,20 +52,6 @@ pub enum CloudError {
     /// The request is wrong: trying it again is no use.
     #[error("the cloud refuses to {operation}: {message}")]
     Refused { operation: &'static str, message: String },
-}
-
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ClaimError {
-    #[error("instance {0} is not one that this provider launched")]
-    Unknown(InstanceId),
-    #[error("the proof for instance {0} is wrong")]
-    BadProof(InstanceId),
-    #[error("instance {0} has been claimed before")]
-    AlreadyClaimed(InstanceId),
-    #[error("instance {0} has address {1}, but the claim came from {2}")]
-    WrongPeer(InstanceId, IpAddr, IpAddr),
-    #[error("the claim for instance {0} could not be recorded: {1}")]
-    NotRecorded(InstanceId, String),
 }
 
 /// The provider's end of all agents' connections.

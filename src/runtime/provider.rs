@@ -113,7 +113,14 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
     let (agent_updates, agents) = mpsc::channel(QUEUE);
     let names = vec![config.agents_advertise.host.clone()];
     let gateway_config = GatewayConfig { listen: config.agents_listen, names };
-    let gateway = Arc::new(Gateway::start(&gateway_config, ca, Arc::clone(&cloud), agent_updates, cancel.clone())?);
+    let gateway = Arc::new(Gateway::start(
+        &gateway_config,
+        ca,
+        Arc::clone(&cloud),
+        agent_updates,
+        metrics.clone(),
+        cancel.clone(),
+    )?);
     let link: Arc<dyn AgentLink> = Arc::clone(&gateway) as Arc<dyn AgentLink>;
 
     let directory = Directory::default();

@@ -42,6 +42,11 @@ struct Failure {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Refusal {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reloading {
     result: String,
 }
@@ -61,6 +66,8 @@ pub struct Metrics {
     pod_bound: Histogram,
     money: Money,
     reloads: Family<Reloading, Counter>,
+    registrations: Counter,
+    registrations_refused: Family<Refusal, Counter>,
 }
 
 impl Default for Metrics {
@@ -96,6 +103,14 @@ impl Default for Metrics {
             "Edits of the configuration, by whether they were taken up",
             reloads.clone(),
         );
+        let registrations = Counter::default();
+        registry.register("registrations", "Certificates given to instances for a proof", registrations.clone());
+        let registrations_refused = Family::<Refusal, Counter>::default();
+        registry.register(
+            "registrations_refused",
+            "Registrations of instances that were not accepted, by why",
+            registrations_refused.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             leader,
@@ -109,6 +124,8 @@ impl Default for Metrics {
             pod_bound,
             money,
             reloads,
+            registrations,
+            registrations_refused,
         }
     }
 }
@@ -147,6 +164,16 @@ impl Metrics {
     /// What is paid for now, and was for `elapsed`.
     pub fn money(&self, costs: &[Cost], elapsed: std::time::Duration) {
         self.money.observe(costs, elapsed);
+    }
+
+    /// An instance has proved itself.
+    pub fn registered(&self) {
+        self.registrations.inc();
+    }
+
+    /// `reason` is one of a few fixed words.
+    pub fn registration_refused(&self, reason: &'static str) {
+        self.registrations_refused.get_or_create(&Refusal { reason }).inc();
     }
 
     pub fn reloaded(&self, well: bool) {

@@ -13,15 +13,19 @@ use super::{
     lifecycle::{Action, Known, Supervisor, judge},
     network,
     process::boot_id,
-    record::{CLAIMED, CONSOLE, INSTANCE, InstanceDir, LOCK, Phase, SUPERVISOR, StoredInstance, SupervisorNote},
+    record::{CONSOLE, INSTANCE, InstanceDir, LOCK, Phase, SUPERVISOR, StoredInstance, SupervisorNote},
     sweep::{self, CLOUD, CloudFile},
 };
 use crate::{
-    model::{InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Launched, Offer, Shortage},
-    ports::{ClaimError, Cloud, CloudError, InstanceProof},
+    decide::admission::{Applicant, Refusal, admit},
+    model::{
+        InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Launched, Offer, Shortage,
+        bootstrap::KeyFingerprint,
+    },
+    ports::{Claim, ClaimError, Cloud, CloudError, InstanceProof, ProofFault},
 };
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
@@ -29,10 +33,8 @@ use nix::{
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
-    io,
+    fs::{self, File},
     net::{IpAddr, Ipv4Addr},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Child,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -159,11 +161,11 @@ impl Cloud for LocalCloud {
         .await
     }
 
-    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError> {
-        let (inner, proof) = (Arc::clone(&self.0), proof.clone());
-        let id = proof.instance.clone();
-        let broken = move |error: tokio::task::JoinError| ClaimError::NotRecorded(id, error.to_string());
-        spawn_blocking(move || inner.claim(&proof)).await.map_err(broken)?
+    async fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError> {
+        let (inner, claim) = (Arc::clone(&self.0), claim.clone());
+        let id = claim.instance.clone();
+        let broken = move |error: tokio::task::JoinError| ClaimError::Unsettled(id, error.to_string());
+        spawn_blocking(move || inner.claim(&claim)).await.map_err(broken)?
     }
 }
 
@@ -386,27 +388,33 @@ impl Inner {
         }
     }
 
-    fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError> {
-        let id = &proof.instance;
+    fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError> {
+        let id = &claim.instance;
+        let not_admitted = |refusal| ClaimError::NotAdmitted(id.clone(), refusal);
+        let unsettled = |error: LocalError| ClaimError::Unsettled(id.clone(), chain(&error));
+        let applicant = Applicant { peer: claim.peer, key: claim.key };
         let machines = self.machines();
         let stored = machines.get(id).map(|machine| &machine.stored);
-        let live =
-            |stored: &&StoredInstance| matches!(stored.instance.state, InstanceState::Pending | InstanceState::Running);
-        let stored = stored.filter(live).ok_or_else(|| ClaimError::Unknown(id.clone()))?;
-        let own = stored.instance.private_ip.ok_or_else(|| ClaimError::Unknown(id.clone()))?;
-        if proof.peer.to_canonical() != own {
-            return Err(ClaimError::WrongPeer(id.clone(), own, proof.peer));
+        let holder = match stored {
+            Some(_) => self.dir(id).holder().map_err(unsettled)?,
+            None => None,
+        };
+        // The token proves it at any time.
+        let admitted = |holder: Option<&KeyFingerprint>| {
+            let record = stored.map(|stored| &stored.instance);
+            admit(&applicant, record, holder, SignedDuration::MAX, Timestamp::now()).map_err(not_admitted)
+        };
+        admitted(holder.as_ref())?;
+        let stored = stored.ok_or_else(|| not_admitted(Refusal::Unknown))?;
+        let InstanceProof::Token(token) = &claim.proof else {
+            return Err(ClaimError::BadProof(id.clone(), ProofFault::Kind));
+        };
+        if !equal_in_constant_time(&hex(&Sha256::digest(token)), &stored.token_sha256) {
+            return Err(ClaimError::BadProof(id.clone(), ProofFault::Token));
         }
-        if !equal_in_constant_time(&hex(&Sha256::digest(&proof.token)), &stored.token_sha256) {
-            return Err(ClaimError::BadProof(id.clone()));
-        }
-        // O_EXCL: of two claims one makes the file, whatever else happens.
-        let path = self.dir(id).file(CLAIMED);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|file| file.sync_all()) {
-            Ok(()) => Ok(stored.instance.clone()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(ClaimError::AlreadyClaimed(id.clone())),
-            Err(error) => Err(ClaimError::NotRecorded(id.clone(), error.to_string())),
-        }
+        let holder = self.dir(id).claim_for(&claim.key).map_err(unsettled)?;
+        admitted(Some(&holder))?;
+        Ok(stored.instance.clone())
     }
 }
 

@@ -28,7 +28,7 @@
 //! |---|---|---|
 //! | `instance.json` | provider | the record; it is there before the machine starts ([`record`]) |
 //! | `machine.json`, `user-data.yaml` | provider | what to boot ([`machine`], [`user_data`]) |
-//! | `claimed` | provider | made with O_EXCL: the one-time token is spent |
+//! | `claimed` | provider | whose the instance is: the fingerprint of the one key that may register |
 //! | `supervisor.json` | supervisor | its pid and start time, how far it is |
 //! | `lock` | supervisor | flock, held for its life: nobody else may act in here |
 //! | `console.log` | all in the instance | |

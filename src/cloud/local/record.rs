@@ -5,7 +5,10 @@ use super::{
     error::{Doing, LocalError},
     process::ProcessId,
 };
-use crate::model::{InstanceId, InstanceRecord, Offer};
+use crate::model::{
+    InstanceId, InstanceRecord, Offer,
+    bootstrap::{KeyFingerprint, NoFingerprint},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -19,6 +22,7 @@ pub const INSTANCE: &str = "instance.json";
 pub const MACHINE: &str = "machine.json";
 pub const USER_DATA: &str = "user-data.yaml";
 pub const SUPERVISOR: &str = "supervisor.json";
+/// Whose key the instance's certificate is for.
 pub const CLAIMED: &str = "claimed";
 pub const LOCK: &str = "lock";
 pub const CONSOLE: &str = "console.log";
@@ -122,6 +126,39 @@ impl InstanceDir {
             fs::rename(&new, &path)
         };
         write().doing(|| format!("write {}", path.display()))
+    }
+
+    /// Whose this instance is.
+    pub fn holder(&self) -> Result<Option<KeyFingerprint>, LocalError> {
+        let path = self.file(CLAIMED);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let content = |error: NoFingerprint| LocalError::Content { path, message: error.to_string() };
+                text.trim().parse().map(Some).map_err(content)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).doing(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Makes it this key's if it is nobody's; says whose it is. Survives a loss of power once it has returned.
+    pub fn claim_for(&self, key: &KeyFingerprint) -> Result<KeyFingerprint, LocalError> {
+        let (path, new) = (self.file(CLAIMED), self.file(".claimed.new"));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            writeln!(file, "{key}")?;
+            file.sync_all()?;
+            // Of two that link the same name one is let, and what it names is whole.
+            match fs::hard_link(&new, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                linked => linked?,
+            }
+            fs::remove_file(&new)?;
+            File::open(&self.0)?.sync_all()
+        };
+        write().doing(|| format!("write {}", path.display()))?;
+        let missing = || LocalError::Content { path: self.file(CLAIMED), message: "it has gone".to_owned() };
+        self.holder()?.ok_or_else(missing)
     }
 
     /// Takes the right to act in here. None: a supervisor has it.

@@ -2,15 +2,16 @@
 
 use crate::{
     agent::{ExecOutput, HostError, PodHost, Preparation, ServiceSink},
+    decide::admission::Refusal,
     model::{
         DesiredPod, Generation, InstanceId, InstanceRecord, InstanceState, LaunchRequest, Launched, PodReport,
-        PodStats, PodUid, ServicePort, ServicesUpdate, Streams,
+        PodStats, PodUid, ServicePort, ServicesUpdate, Streams, bootstrap::KeyFingerprint,
     },
-    ports::{ClaimError, Cloud, CloudError, InstanceProof},
+    ports::{Claim, ClaimError, Cloud, CloudError, InstanceProof, ProofFault},
 };
 use async_trait::async_trait;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -19,7 +20,13 @@ use tokio::sync::watch;
 
 #[derive(Default)]
 pub struct FakeCloud {
-    pub claimed: Mutex<HashSet<InstanceId>>,
+    /// Whose each is.
+    pub claimed: Mutex<HashMap<InstanceId, KeyFingerprint>>,
+    pub gone: Mutex<HashSet<InstanceId>>,
+}
+
+fn record(id: &InstanceId, state: InstanceState) -> InstanceRecord {
+    InstanceRecord { state, ..crate::decide::fixtures::instance(id.as_str(), jiff::Timestamp::UNIX_EPOCH) }
 }
 
 #[async_trait]
@@ -30,30 +37,23 @@ impl Cloud for FakeCloud {
     async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError> {
         Ok(vec![])
     }
+    async fn find(&self, id: &InstanceId) -> Result<Option<InstanceRecord>, CloudError> {
+        let gone = self.gone.lock().unwrap().contains(id);
+        Ok(Some(record(id, if gone { InstanceState::Terminated } else { InstanceState::Running })))
+    }
     async fn terminate(&self, _: &[InstanceId]) -> Result<(), CloudError> {
         Ok(())
     }
-    async fn claim(&self, proof: &InstanceProof) -> Result<InstanceRecord, ClaimError> {
-        if proof.token != format!("token-of-{}", proof.instance) {
-            return Err(ClaimError::BadProof(proof.instance.clone()));
+    async fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError> {
+        let id = &claim.instance;
+        match &claim.proof {
+            InstanceProof::Token(token) if *token == format!("token-of-{id}") => {}
+            _ => return Err(ClaimError::BadProof(id.clone(), ProofFault::Token)),
         }
-        if !self.claimed.lock().unwrap().insert(proof.instance.clone()) {
-            return Err(ClaimError::AlreadyClaimed(proof.instance.clone()));
+        if *self.claimed.lock().unwrap().entry(id.clone()).or_insert(claim.key) != claim.key {
+            return Err(ClaimError::NotAdmitted(id.clone(), Refusal::OtherKey));
         }
-        Ok(InstanceRecord {
-            id: proof.instance.clone(),
-            client_token: crate::model::ClientToken::new("t"),
-            instance_type: "small".into(),
-            zone: "local-a".into(),
-            purchase: crate::model::Purchase::OnDemand,
-            state: InstanceState::Running,
-            state_reason: None,
-            private_ip: Some(proof.peer),
-            pod_ip: None,
-            launched_at: jiff::Timestamp::UNIX_EPOCH,
-            price: serde_json::from_value("0.01".into()).unwrap(),
-            tags: Default::default(),
-        })
+        Ok(record(id, InstanceState::Running))
     }
 }
 
