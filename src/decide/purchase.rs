@@ -23,7 +23,9 @@
 //! Cost: per Pod O(types x zones + survivors log survivors); what depends on class, type and zone alone
 //! is prepared once per [`Planner`].
 
+mod bill;
 mod choose;
+mod eci;
 mod glob;
 mod ledger;
 mod market;
@@ -35,11 +37,12 @@ mod schedule;
 mod tests;
 mod why;
 
+pub use bill::{Running, bill};
 pub use choose::{Case, Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
 pub use market::{Burst, Buying, Catalog, Market, Quarantine, TypeSpec};
-pub use narrow::{ECI_SPECS, INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
+pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;
 pub use schedule::{Window, overlap, standby};

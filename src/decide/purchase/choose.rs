@@ -566,7 +566,8 @@ fn matches(rules: &Match, demand: &Demand) -> bool {
         && (owner_kinds.is_empty() || demand.owner.as_ref().is_some_and(|(kind, _)| owner_kinds.contains(kind)))
 }
 
-fn need(sizing: Sizing, demand: &Demand) -> (u64, u64) {
+/// CPU and memory that the instance must offer.
+pub(super) fn need(sizing: Sizing, demand: &Demand) -> (u64, u64) {
     match sizing {
         Sizing::Override { cpu_millis, memory_bytes } => (cpu_millis, memory_bytes),
         Sizing::Requests { cpu_millis, memory_bytes } => {

@@ -64,12 +64,7 @@ pub struct Ledger {
 impl Ledger {
     /// With all commitments free.
     pub fn new(policy: &Policy) -> Self {
-        let whole = |commitment: &Commitment| match commitment {
-            Commitment::Zonal { count, .. } => u64::from(*count),
-            Commitment::Regional { units, .. } => *units,
-            Commitment::SavingsPlan { hourly, .. } => hourly.0,
-        };
-        Self { left: policy.commitments.iter().map(whole).collect(), ..Self::default() }
+        Self { left: policy.commitments.iter().map(Commitment::whole).collect(), ..Self::default() }
     }
 
     pub fn book(&mut self, live: &Live) {
@@ -151,19 +146,34 @@ pub fn is_on_demand(option: Purchase) -> bool {
     }
 }
 
-/// Which commitments cover a type in a zone, in the order in which AWS applies them: zonal Reserved
+impl Commitment {
+    /// All of it, in [`Draw::amount`]'s units.
+    pub(super) fn whole(&self) -> u64 {
+        match self {
+            Self::Zonal { count, .. } => u64::from(*count),
+            Self::Regional { units, .. } => *units,
+            Self::SavingsPlan { hourly, .. } => hourly.0,
+        }
+    }
+}
+
+/// Whether a commitment covers a type in a zone, and when its kind's turn is in AWS' order: zonal Reserved
 /// Instances, regional ones, EC2 Instance Savings Plans, Compute Savings Plans.
-pub fn matching(commitments: &[Commitment], spec: &TypeSpec, zone: &str) -> Vec<usize> {
-    let rank = |commitment: &Commitment| match commitment {
+pub(super) fn coverage(commitment: &Commitment, spec: &TypeSpec, zone: &str) -> Option<u8> {
+    match commitment {
         Commitment::Zonal { instance_type, zone: z, .. } => (*instance_type == spec.name && z == zone).then_some(0),
         Commitment::Regional { family, .. } => {
             (family == spec.family() && spec.normalized_units().is_some()).then_some(1)
         }
         Commitment::SavingsPlan { family: Some(family), .. } => (family == spec.family()).then_some(2),
         Commitment::SavingsPlan { family: None, .. } => Some(3),
-    };
-    let mut found: Vec<(u8, usize)> =
-        commitments.iter().enumerate().filter_map(|(index, c)| rank(c).map(|rank| (rank, index))).collect();
+    }
+}
+
+/// Which commitments cover a type in a zone, in the order of [`coverage`].
+pub fn matching(commitments: &[Commitment], spec: &TypeSpec, zone: &str) -> Vec<usize> {
+    let turn = |(index, c)| coverage(c, spec, zone).map(|turn| (turn, index));
+    let mut found: Vec<(u8, usize)> = commitments.iter().enumerate().filter_map(turn).collect();
     found.sort_unstable();
     found.into_iter().map(|(_, index)| index).collect()
 }

@@ -3,6 +3,9 @@
 //! The oracle shares no code with the decision: it keeps a plain list of what was bought and, for each
 //! Pod, tries every way of buying every type in every zone.
 
+mod commitments;
+mod month;
+
 use super::policy::*;
 use super::*;
 use crate::model::{HourlyPrice, Purchase};
@@ -98,7 +101,7 @@ prop_compose! {
         balanced: bool,
         zones in prop::option::of(prop::sample::subsequence(ZONES.to_vec(), 1..=3)),
         limits in prop::collection::vec((0usize..3, prop::option::of(1u64..60), prop::option::of(0u32..8)), 0..3),
-        commitments in prop::collection::vec((0usize..6, 0usize..4, 0u32..3), 0..3),
+        commitments in prop::collection::vec((0usize..6, 0usize..6, 0u32..3), 0..4),
         reservations in prop::collection::vec((0usize..6, 0usize..3, 0u32..3), 0..3),
         listed in prop::option::of(prop::sample::subsequence(NAMES.to_vec(), 1..=6).prop_shuffle()),
     ) -> Policy {
@@ -132,6 +135,10 @@ prop_compose! {
             }).collect(),
             commitments: commitments.into_iter().map(|(name, zone, count)| match zone {
                 3 => Commitment::SavingsPlan { family: None, hourly: HourlyPrice(u64::from(count) * 4), discount_percent: 25 },
+                4 => Commitment::SavingsPlan {
+                    family: Some(NAMES[name][..2].into()), hourly: HourlyPrice(u64::from(count) * 5), discount_percent: 40,
+                },
+                5 => Commitment::Regional { family: NAMES[name][..2].into(), units: u64::from(count) * 300 },
                 zone => Commitment::Zonal { instance_type: NAMES[name].into(), zone: ZONES[zone].into(), count },
             }).collect(),
             reservations: reservations.into_iter().map(|(name, zone, count)| Reservation {
@@ -182,7 +189,10 @@ fn oracle_on_demand(policy: &Policy, spec: &TypeSpec, zone: &str, bought: &[Boug
     let used = |index: usize| -> u64 {
         bought.iter().filter_map(|b| b.drawn).filter(|(i, _)| *i == index).map(|(_, n)| n).sum()
     };
-    for wanted_rank in 0..2 {
+    // Sizes of NAMES, in hundredths of a `small`.
+    let sizes = [("nano", 25), ("small", 100), ("medium", 200), ("large", 400), ("xlarge", 800)];
+    let units = sizes.iter().find(|(size, _)| spec.name.ends_with(&format!(".{size}"))).unwrap().1;
+    for wanted_rank in 0..4 {
         for (index, commitment) in policy.commitments.iter().enumerate() {
             match commitment {
                 Commitment::Zonal { instance_type, zone: z, count }
@@ -193,7 +203,16 @@ fn oracle_on_demand(policy: &Policy, spec: &TypeSpec, zone: &str, bought: &[Boug
                 {
                     return (0, Some((index, 1)));
                 }
-                Commitment::SavingsPlan { hourly, discount_percent, .. } if wanted_rank == 1 => {
+                Commitment::Regional { family, units: all }
+                    if wanted_rank == 1 && spec.name.starts_with(family.as_str()) && used(index) < *all =>
+                {
+                    let covered = (all - used(index)).min(units);
+                    return ((spec.on_demand.0 * (units - covered)).div_ceil(units), Some((index, covered)));
+                }
+                Commitment::SavingsPlan { family, hourly, discount_percent }
+                    if wanted_rank == if family.is_some() { 2 } else { 3 }
+                        && family.as_ref().is_none_or(|family| spec.name.starts_with(family.as_str())) =>
+                {
                     let left = hourly.0 - used(index);
                     let whole = (spec.on_demand.0 * u64::from(100 - discount_percent)).div_ceil(100);
                     if left >= whole && left > 0 {

@@ -1,0 +1,86 @@
+//! What everything that lives costs an hour, with the commitments as the cloud's bill applies them.
+//!
+//! A purchase's price is of the moment when it was bought. A bill is of now: when an instance ends that a commitment
+//! covered, it covers another, though that one was bought at the full price.
+//!
+//! ```text
+//!   zonal Reserved Instances ─> regional ones ─> EC2 Instance Savings Plans ─> Compute Savings Plans
+//!   each over all that lives, the oldest first; what one leaves uncovered is the next one's
+//! ```
+
+use super::ledger::coverage;
+use super::policy::{Commitment, Policy};
+use super::{Catalog, Demand, TypeSpec, choose};
+use crate::model::{HourlyPrice, Offer, Purchase};
+use jiff::Timestamp;
+
+/// An instance that lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Running<'a> {
+    /// As it was bought.
+    pub offer: &'a Offer,
+    pub zone: &'a str,
+    pub class: &'a str,
+    /// Its Pod's.
+    pub demand: Option<&'a Demand>,
+    pub launched_at: Timestamp,
+}
+
+/// On demand, and not covered yet.
+struct Due<'a> {
+    place: usize,
+    spec: &'a TypeSpec,
+    zone: &'a str,
+    rest: u64,
+    surplus: u64,
+}
+
+/// What each costs an hour, in the order given.
+pub fn bill(policy: &Policy, catalog: &Catalog, running: &[Running]) -> Vec<HourlyPrice> {
+    let mut prices: Vec<HourlyPrice> = running.iter().map(|one| one.offer.price).collect();
+    let mut due: Vec<Due> = running
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| matches!(one.offer.purchase, Purchase::OnDemand | Purchase::Burstable))
+        .filter_map(|(place, one)| {
+            let spec = catalog.types.iter().find(|spec| spec.name == one.offer.instance_type)?;
+            let class = policy.classes.iter().find(|class| class.name == one.class);
+            let cpu = class.zip(one.demand).map_or(0, |(class, demand)| choose::need(class.sizing, demand).0);
+            Some(Due { place, spec, zone: one.zone, rest: spec.on_demand.0, surplus: spec.surplus(cpu).0 })
+        })
+        .collect();
+    due.sort_by_key(|due| (running[due.place].launched_at, due.place));
+    for kind in 0..=LAST_KIND {
+        for commitment in &policy.commitments {
+            let mut left = commitment.whole();
+            for due in due.iter_mut().filter(|due| coverage(commitment, due.spec, due.zone) == Some(kind)) {
+                due.rest = cover(commitment, &mut left, due.spec, due.rest);
+            }
+        }
+    }
+    for due in due {
+        prices[due.place] = HourlyPrice(due.rest.saturating_add(due.surplus));
+    }
+    prices
+}
+
+/// The last of [`coverage`]'s kinds.
+const LAST_KIND: u8 = 3;
+
+/// What of `rest` is left to pay after the commitment, of which `left` is left. Rounded up.
+fn cover(commitment: &Commitment, left: &mut u64, spec: &TypeSpec, rest: u64) -> u64 {
+    let share = |of: u64| (u128::from(of) * u128::from(rest)).div_ceil(u128::from(spec.on_demand.0.max(1)));
+    let whole = match commitment {
+        // All of a machine or nothing.
+        Commitment::Zonal { .. } if rest < spec.on_demand.0 => return rest,
+        Commitment::Zonal { .. } => 1,
+        Commitment::Regional { .. } => share(spec.normalized_units().unwrap_or(u64::MAX)),
+        Commitment::SavingsPlan { discount_percent, .. } => {
+            (u128::from(rest) * u128::from(100 - discount_percent)).div_ceil(100)
+        }
+    };
+    let amount = whole.min(u128::from(*left));
+    *left -= u64::try_from(amount).expect("at most what was left");
+    let uncovered = u128::from(rest) * (whole - amount);
+    u64::try_from(uncovered.div_ceil(whole.max(1))).expect("a part of what fits")
+}
