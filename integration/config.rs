@@ -89,3 +89,41 @@ fn what_is_no_yaml_or_no_file_is_refused() {
     assert!(text.contains("/no/such/file.yaml"), "{text}");
     assert_eq!(pilotlight(&["node"]).status.code(), Some(2), "the option is required");
 }
+
+/// `pilotlight check` of the shipped provider.yaml with a cost policy and a price list beside it.
+fn check_with(policy: &str, prices: &str) -> Output {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("provider.yaml");
+    let named = "costPolicy: cost-policy.yaml\nprices: prices.yaml\n";
+    fs::write(&file, format!("{GOOD}{named}")).expect("written");
+    for (name, text) in [("catalog.yaml", CATALOG), ("cost-policy.yaml", policy), ("prices.yaml", prices)] {
+        fs::write(dir.path().join(name), text).expect("written");
+    }
+    pilotlight(&["check", "--config", &file.display().to_string()])
+}
+
+#[test]
+fn check_judges_policy_and_prices_for_the_providers_own_catalog_and_zones() {
+    let policy = "classes:\n  - {name: web, placement: {zones: [local-a]}}\n";
+    let prices = "spot:\n  - {type: t3.nano, zone: local-a, price: 0.001}\n";
+    let output = check_with(policy, prices);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("classes web, default") && text.contains("1 spot prices"), "{text}");
+    assert!(text.contains("cost-policy.yaml") && text.contains("prices.yaml"), "{text}");
+    for (policy, prices, said) in [
+        (
+            "classes:\n  - {name: web, placement: {zones: [moon]}}\n",
+            prices,
+            "cost-policy.yaml:2: classes[0].placement.zones[0]",
+        ),
+        ("defaults:\n  instances: {allow: [c6i.large]}\n", prices, "cost-policy.yaml:2: defaults.instances.allow[0]"),
+        (policy, "spot:\n  - {type: t3.nano, zone: moon, price: 0.001}\n", "prices.yaml:2: spot[0].zone"),
+        (policy, "onDemand:\n  - {type: none, price: 1}\n", "prices.yaml:2: onDemand[0].type"),
+    ] {
+        let output = check_with(policy, prices);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}

@@ -3,16 +3,20 @@
 //! YAML -> raw serde structs (unknown keys refused) -> [`ProviderConfig`], whose values are already
 //! checked. Every error names the file, the path of the key, what was wrong and what was expected.
 
+mod node_identity;
 mod plain;
 pub mod policy;
 mod provider;
 mod raw;
 mod replicas;
 pub mod schema;
+mod surroundings;
 
+pub use node_identity::{NodeClient, NodeIdentity, Serving};
 pub use plain::policy as plain_policy;
 pub use provider::*;
 pub use replicas::{Advertise, LeaderElection, SecretRef};
+pub use surroundings::{OwnPod, Surroundings};
 
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,11 @@
 //! provider.yaml with the catalog it names, validated.
 
 use super::{
-    ConfigError, plain, policy, raw,
+    ConfigError,
+    node_identity::{self, NodeIdentity},
+    plain, policy, raw,
     replicas::{self, Advertise, LeaderElection, SecretRef},
+    surroundings::{self, Surroundings},
 };
 use crate::decide::purchase::policy::StandbyPool;
 use crate::decide::purchase::{Buying, Market};
@@ -41,6 +44,7 @@ pub struct ProviderConfig {
     /// All files that this was read from, provider.yaml first.
     pub files: Vec<PathBuf>,
     pub keep_completed_pods: SignedDuration,
+    pub node_identity: NodeIdentity,
     pub telemetry_listen: Option<SocketAddr>,
     /// None: this is the only replica.
     pub leader_election: Option<LeaderElection>,
@@ -100,6 +104,7 @@ impl ProviderConfig {
                 (self.agents_listen, &self.agents_advertise, &self.authority_secret)
                     != (other.agents_listen, &other.agents_advertise, &other.authority_secret),
             ),
+            ("nodeIdentity", self.node_identity != other.node_identity),
             ("leaderElection", self.leader_election != other.leader_election),
             ("dns", (self.dns_server, &self.dns_domain) != (other.dns_server, &other.dns_domain)),
             ("cloud", self.cloud != other.cloud),
@@ -108,13 +113,18 @@ impl ProviderConfig {
         changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }
 
-    /// Reads and validates `file` and the catalog it names. Relative paths are taken from `file`'s
+    /// Reads and validates `file` and the files it names. Relative paths are taken from `file`'s
     /// directory.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::validate(file, super::read(file)?)
+        Self::load_in(file, &Surroundings::of_this_process())
     }
 
-    fn validate(file: &Path, raw: raw::Provider) -> Result<Self, ConfigError> {
+    /// As [`Self::load`], where the Pod is not the one that this process is in.
+    pub fn load_in(file: &Path, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+        Self::validate(file, super::read(file)?, surroundings)
+    }
+
+    fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
         let check = Checker { file };
         let base = file.parent().unwrap_or(Path::new("."));
         check.label("cluster", &raw.cluster)?;
@@ -184,7 +194,7 @@ impl ProviderConfig {
             cluster: raw.cluster,
             kubeconfig: raw.kubeconfig.map(|path| base.join(path)),
             state_dir: base.join(raw.state_dir),
-            address: raw.address,
+            address: surroundings::address(&check, raw.address, surroundings)?,
             region: raw.region,
             nodes,
             limits: Limits {
@@ -210,8 +220,14 @@ impl ProviderConfig {
             }),
             files,
             keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
+            node_identity: node_identity::node_identity(&check, raw.node_identity)?,
             telemetry_listen: raw.telemetry.listen,
-            leader_election: replicas::leader_election(&check, raw.leader_election, authority_secret.is_some())?,
+            leader_election: replicas::leader_election(
+                &check,
+                raw.leader_election,
+                authority_secret.is_some(),
+                surroundings,
+            )?,
             agents_advertise: replicas::advertise(&check, raw.agents.advertise, raw.agents.listen)?,
             authority_secret,
         })
@@ -291,7 +307,8 @@ mod tests {
         assert!(GOOD.contains(from), "{from:?} is not in the example");
         let text = GOOD.replacen(from, to, 1);
         let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider.yaml"));
-        let error = super::super::parse(file, &text).and_then(|raw| ProviderConfig::validate(file, raw));
+        let error = super::super::parse(file, &text)
+            .and_then(|raw| ProviderConfig::validate(file, raw, &Surroundings::default()));
         error.expect_err("it should have been refused").to_string()
     }
 
@@ -321,6 +338,10 @@ mod tests {
             ("retryPeriod: 2s", "retryPeriod: 0s", "leaderElection.retryPeriod", "above zero"),
             ("enabled: false", "enabled: true", "agents.authoritySecret", "is missing"),
             ("listen: 10.72.0.1:10255", "listen: 0.0.0.0:10255", "agents.advertise", "is missing"),
+            ("address: 10.70.0.1", "# address: none", "address", "POD_IP"),
+            ("serving: kubernetes.io/kubelet-serving", "serving: me", "nodeIdentity.serving", "a signer's name"),
+            ("client: certificate", "client: nobody", "nodeIdentity.client", "serviceAccount"),
+            ("# labelPod: true", "labelPod: true", "leaderElection.labelPod", "POD_NAME"),
             ("# advertise: agents.example.com:10255", "advertise: agents.example.com", "agents.advertise", "host:port"),
             ("catalog: catalog.yaml", "catalog: nothing.yaml", "nothing.yaml", "cannot be read"),
         ] {

@@ -9,7 +9,8 @@ pub struct Provider {
     pub cluster: String,
     pub kubeconfig: Option<PathBuf>,
     pub state_dir: PathBuf,
-    pub address: IpAddr,
+    /// Left out: POD_IP of the environment.
+    pub address: Option<IpAddr>,
     pub region: String,
     pub nodes: Vec<Node>,
     pub limits: Limits,
@@ -27,6 +28,8 @@ pub struct Provider {
     pub defaults: Defaults,
     #[serde(default = "keep_completed")]
     pub keep_completed_pods: String,
+    #[serde(default)]
+    pub node_identity: NodeIdentity,
     #[serde(default)]
     pub telemetry: Telemetry,
     #[serde(default)]
@@ -82,6 +85,8 @@ pub struct LeaderElection {
     pub lease_duration: String,
     pub renew_deadline: String,
     pub retry_period: String,
+    /// Whether the leader's own Pod carries a label that says so.
+    pub label_pod: bool,
 }
 
 impl Default for LeaderElection {
@@ -93,8 +98,37 @@ impl Default for LeaderElection {
             lease_duration: "15s".to_owned(),
             renew_deadline: "10s".to_owned(),
             retry_period: "2s".to_owned(),
+            label_pod: false,
         }
     }
+}
+
+/// Who the nodes are to the API server, and who says so to those who call them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct NodeIdentity {
+    pub client: NodeClient,
+    pub serving: String,
+}
+
+impl Default for NodeIdentity {
+    fn default() -> Self {
+        Self { client: NodeClient::default(), serving: KUBELET_SERVING.to_owned() }
+    }
+}
+
+/// The signer of kubelets' serving certificates.
+pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+
+/// Who a node acts as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeClient {
+    /// `system:node:<name>`, by a certificate as a kubelet has one: the Node authorizer confines it.
+    #[default]
+    Certificate,
+    /// The provider itself, for clusters that sign no kubelets' certificates: its roles confine it.
+    ServiceAccount,
 }
 
 fn registration_timeout() -> String {

@@ -1,7 +1,12 @@
 //! What several replicas of the provider share: who leads, where agents find the leader, who signs the
 //! agents' certificates.
 
-use super::{ConfigError, provider::Checker, raw};
+use super::{
+    ConfigError,
+    provider::Checker,
+    raw,
+    surroundings::{OwnPod, Surroundings},
+};
 use crate::decide::lease::Timing;
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -11,6 +16,8 @@ pub struct LeaderElection {
     pub namespace: String,
     pub lease: String,
     pub timing: Timing,
+    /// The Pod that is labelled while it leads.
+    pub labelled: Option<OwnPod>,
 }
 
 /// Where instances dial in.
@@ -41,6 +48,7 @@ pub(super) fn leader_election(
     check: &Checker,
     raw: raw::LeaderElection,
     shared_authority: bool,
+    surroundings: &Surroundings,
 ) -> Result<Option<LeaderElection>, ConfigError> {
     check.label("leaderElection.leaseName", &raw.lease_name)?;
     check.label("leaderElection.namespace", &raw.namespace)?;
@@ -69,6 +77,14 @@ pub(super) fn leader_election(
             format!("{}: expected more than {JITTER} times retryPeriod ({})", raw.renew_deadline, raw.retry_period);
         return Err(check.error("leaderElection.renewDeadline", problem));
     }
+    let labelled = match (raw.label_pod, &surroundings.pod) {
+        (false, _) => None,
+        (true, Some(pod)) => Some(pod.clone()),
+        (true, None) => {
+            let problem = "true: expected to run in a Pod that says which (POD_NAMESPACE and POD_NAME)";
+            return Err(check.error("leaderElection.labelPod", problem));
+        }
+    };
     if !raw.enabled {
         return Ok(None);
     }
@@ -77,7 +93,7 @@ pub(super) fn leader_election(
                        (agents trust one authority only)";
         return Err(check.error("agents.authoritySecret", problem));
     }
-    Ok(Some(LeaderElection { namespace: raw.namespace, lease: raw.lease_name, timing }))
+    Ok(Some(LeaderElection { namespace: raw.namespace, lease: raw.lease_name, timing, labelled }))
 }
 
 pub(super) fn secret(

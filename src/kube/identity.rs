@@ -1,5 +1,6 @@
 //! A node's own identity: certificates signed through the CertificateSigningRequest API, as a kubelet
-//! gets them.
+//! gets them. Where a cluster signs none, the node acts as the provider's own account (`nodeIdentity` in
+//! provider.yaml), and what is served on its kubelet port may be signed by another signer or by itself.
 //!
 //! ```text
 //!   saved and fresh? --yes--> use it
@@ -13,13 +14,15 @@
 //!   `certificatesigningrequests/nodeclient`.
 //! - The serving certificate (`kubernetes.io/kubelet-serving`) has no approver in Kubernetes; the
 //!   provider's own identity approves those it asked for itself, and no others.
+//! - EKS signs neither; its own signer for serving certificates is beta.eks.amazonaws.com/app-serving.
 //!
 //! Sources: pkg/kubelet/certificate, and the signers' page of the Kubernetes documentation.
 
+use crate::config::Serving;
 use crate::model::NodeName;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -49,7 +52,7 @@ pub enum IdentityError {
         "the certificate request {name} was not signed within {seconds} s: does the cluster sign {signer} \
          (kube-controller-manager with --cluster-signing-cert-file)?"
     )]
-    NotSigned { name: String, signer: &'static str, seconds: u64 },
+    NotSigned { name: String, signer: String, seconds: u64 },
     #[error("a key or request for {name} could not be made")]
     Crypto { name: String, source: rcgen::Error },
     #[error("the API server does not know the kept certificate of {0}; a new one is asked for")]
@@ -58,6 +61,10 @@ pub enum IdentityError {
     Save { path: PathBuf, source: std::io::Error },
 }
 
+/// As long as kube-controller-manager's certificates last by default.
+const SELF_SIGNED_LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Callers' clocks may be this much behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// How long kube-controller-manager may take to sign.
 const SIGNING: Duration = Duration::from_secs(30);
 
@@ -91,7 +98,7 @@ pub fn node_client(provider: &Config, identity: &Identity) -> Result<Client, Ide
 pub async fn client_identity(provider: &Client, dir: &Path, node: &NodeName) -> Result<Identity, IdentityError> {
     let request =
         Request { signer: "kubernetes.io/kube-apiserver-client-kubelet", usage: "client auth", node, ips: &[] };
-    obtain(provider, provider, dir, &request).await
+    obtain(dir, &request, sign(provider, provider, &request)).await
 }
 
 /// The serving identity of the node's kubelet port. Asked for as the node, approved as the provider.
@@ -101,9 +108,18 @@ pub async fn serving_identity(
     dir: &Path,
     node: &NodeName,
     ip: IpAddr,
+    serving: &Serving,
 ) -> Result<Identity, IdentityError> {
-    let request = Request { signer: "kubernetes.io/kubelet-serving", usage: "server auth", node, ips: &[ip] };
-    obtain(node_client, provider, dir, &request).await
+    match serving {
+        Serving::Signer(signer) => {
+            let request = Request { signer, usage: "server auth", node, ips: &[ip] };
+            obtain(dir, &request, sign(node_client, provider, &request)).await
+        }
+        Serving::SelfSigned => {
+            let request = Request { signer: SELF, usage: "server auth", node, ips: &[ip] };
+            obtain(dir, &request, std::future::ready(self_signed(&request))).await
+        }
+    }
 }
 
 /// Whether the API server refuses this identity (401): its certificate is of another authority.
@@ -114,14 +130,17 @@ pub async fn is_stranger(client: &Client, node: &NodeName) -> bool {
 
 /// Forgets what is kept of a node's identity.
 pub fn forget(dir: &Path, node: &NodeName) {
-    for suffix in ["client", "serving"] {
+    for suffix in ["client", "serving", SELF] {
         // Absent is as good as removed; anything else shows when the new one is saved.
         drop(std::fs::remove_file(dir.join(format!("{node}.{suffix}.pem"))));
     }
 }
 
+/// In place of a signer's name.
+const SELF: &str = "self-signed";
+
 struct Request<'a> {
-    signer: &'static str,
+    signer: &'a str,
     usage: &'static str,
     node: &'a NodeName,
     ips: &'a [IpAddr],
@@ -131,38 +150,50 @@ impl Request<'_> {
     fn serving(&self) -> bool {
         self.usage == "server auth"
     }
+
+    fn user(&self) -> String {
+        format!("system:node:{}", self.node)
+    }
+
+    fn params(&self) -> Result<CertificateParams, rcgen::Error> {
+        let mut names: Vec<String> = self.ips.iter().map(ToString::to_string).collect();
+        if self.serving() {
+            names.push(self.node.to_string());
+        }
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(DnType::CommonName, self.user());
+        Ok(params)
+    }
 }
 
+/// What is kept, or else what `make` makes.
 async fn obtain(
-    asker: &Client,
-    approver: &Client,
     dir: &Path,
     request: &Request<'_>,
+    make: impl Future<Output = Result<Identity, IdentityError>>,
 ) -> Result<Identity, IdentityError> {
-    let suffix = if request.serving() { "serving" } else { "client" };
+    let suffix = match (request.serving(), request.signer) {
+        (false, _) => "client",
+        (true, SELF) => SELF,
+        (true, _) => "serving",
+    };
     let file = dir.join(format!("{}.{suffix}.pem", request.node));
     if let Some(identity) = load(&file)
         && fresh(&identity, Timestamp::now())
     {
         return Ok(identity);
     }
-    let identity = sign(asker, approver, request).await?;
+    let identity = make.await?;
     save(&file, &identity).map_err(|source| IdentityError::Save { path: file, source })?;
     Ok(identity)
 }
 
 async fn sign(asker: &Client, approver: &Client, request: &Request<'_>) -> Result<Identity, IdentityError> {
-    let user = format!("system:node:{}", request.node);
-    let crypto = |source| IdentityError::Crypto { name: user.clone(), source };
+    let crypto = |source| IdentityError::Crypto { name: request.user(), source };
     let key = KeyPair::generate().map_err(crypto)?;
-    let mut names: Vec<String> = request.ips.iter().map(ToString::to_string).collect();
-    if request.serving() {
-        names.push(request.node.to_string());
-    }
-    let mut params = CertificateParams::new(names).map_err(crypto)?;
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-    params.distinguished_name.push(DnType::CommonName, &user);
+    let params = request.params().map_err(crypto)?;
     let csr = params.serialize_request(&key).and_then(|csr| csr.pem()).map_err(crypto)?;
 
     let requests: Api<CertificateSigningRequest> = Api::all(asker.clone());
@@ -186,9 +217,20 @@ async fn sign(asker: &Client, approver: &Client, request: &Request<'_>) -> Resul
         approve(approver, &name).await.map_err(api("approve", &name))?;
     }
     let certificate_pem = wait_signed(&requests, &name, request.signer).await?;
-    // Signed requests are garbage; whoever made one may not be allowed to delete it: no matter.
-    drop(requests.delete(&name, &DeleteParams::default()).await);
+    // Signed requests are garbage, which kube-controller-manager collects after an hour.
     Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })
+}
+
+/// Nobody stands behind it: it only hides what is said from those who listen.
+fn self_signed(request: &Request<'_>) -> Result<Identity, IdentityError> {
+    let crypto = |source| IdentityError::Crypto { name: request.user(), source };
+    let key = KeyPair::generate().map_err(crypto)?;
+    let mut params = request.params().map_err(crypto)?;
+    let since_epoch = Duration::from_secs(u64::try_from(Timestamp::now().as_second()).unwrap_or_default());
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_epoch - CLOCK_SKEW;
+    params.not_after = params.not_before + SELF_SIGNED_LASTS;
+    let certificate = params.self_signed(&key).map_err(crypto)?;
+    Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
 async fn approve(approver: &Client, name: &str) -> Result<(), kube::Error> {
@@ -205,7 +247,7 @@ async fn approve(approver: &Client, name: &str) -> Result<(), kube::Error> {
 async fn wait_signed(
     requests: &Api<CertificateSigningRequest>,
     name: &str,
-    signer: &'static str,
+    signer: &str,
 ) -> Result<String, IdentityError> {
     let deadline = tokio::time::Instant::now() + SIGNING;
     let mut pause = Duration::from_millis(20);
@@ -230,7 +272,11 @@ async fn wait_signed(
             return Ok(pem);
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(IdentityError::NotSigned { name: name.to_owned(), signer, seconds: SIGNING.as_secs() });
+            return Err(IdentityError::NotSigned {
+                name: name.to_owned(),
+                signer: signer.to_owned(),
+                seconds: SIGNING.as_secs(),
+            });
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));

@@ -17,6 +17,7 @@ pub mod client_ca;
 pub mod events;
 pub mod identity;
 pub mod intent;
+pub mod leader_label;
 pub mod lease;
 pub mod node;
 pub mod pods;

@@ -4,10 +4,13 @@
 //! 3 (`node`) the lease was lost.
 
 use crate::cloud::local::machine;
-use crate::config::ProviderConfig;
+use crate::config::{ProviderConfig, Surroundings};
 use crate::telemetry::{self, LogFormat};
 use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 #[derive(Parser)]
 #[command(name = "pilotlight", version, about = "A virtual Kubernetes node whose Pods run on instances of their own")]
@@ -26,7 +29,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
     },
-    /// Validate provider.yaml and the catalog it names
+    /// Validate provider.yaml and the catalog, cost policy and prices that it names, together
     Check {
         #[arg(long)]
         config: PathBuf,
@@ -47,15 +50,10 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::LocalMachine(args) => machine::run(args),
-        Command::Check { config } => match ProviderConfig::load(&config) {
+        // Not necessarily where it will run: what the Pod would say of itself is made up.
+        Command::Check { config } => match ProviderConfig::load_in(&config, &Surroundings::of_some_pod()) {
             Ok(valid) => {
-                let zones: Vec<&str> = valid.nodes.iter().map(|n| n.zone.as_str()).collect();
-                println!(
-                    "{} is valid: zones {}, {} instance types",
-                    config.display(),
-                    zones.join(", "),
-                    valid.types.len()
-                );
+                print!("{}", checked(&config, &valid));
                 ExitCode::SUCCESS
             }
             Err(error) => broken_file(&error),
@@ -75,6 +73,27 @@ pub fn main() -> ExitCode {
         Command::Simulate(args) => super::simulate::run(&args, jiff::Timestamp::now()),
         Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
     }
+}
+
+/// What was understood, so that a person sees whether it was meant.
+fn checked(file: &Path, valid: &ProviderConfig) -> String {
+    let zones: Vec<&str> = valid.nodes.iter().map(|n| n.zone.as_str()).collect();
+    let policy = &valid.buying.policy;
+    let classes: Vec<&str> = policy.classes.iter().map(|class| class.name.as_str()).collect();
+    let mut text =
+        format!("{} is valid: zones {}, {} instance types\n", file.display(), zones.join(", "), valid.types.len());
+    text += &format!(
+        "classes {}; {} limits, {} commitments, {} standby pools, {} spot prices\n",
+        classes.join(", "),
+        policy.limits.len(),
+        policy.commitments.len() + policy.reservations.len(),
+        policy.standby.len(),
+        valid.buying.market.spot.len(),
+    );
+    for file in &valid.files[1..] {
+        text += &format!("  with {}\n", file.display());
+    }
+    text
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -10,6 +10,7 @@ pub mod cli;
 mod gateway;
 mod http;
 mod leading;
+mod node_identity;
 mod node_pods;
 mod plan;
 mod provider;

@@ -3,7 +3,12 @@
 //! Every task is critical: if one ends, all end and the process exits with an error, to be started
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
-use super::{http, leading, node_pods::NodePods, reload};
+use super::{
+    http, leading,
+    node_identity::{node_identity, until_renewal},
+    node_pods::NodePods,
+    reload,
+};
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate};
@@ -12,6 +17,7 @@ use crate::kube::{
     client_ca::client_ca,
     events::EventRecorder,
     identity::{self, Identity},
+    leader_label,
     node::{self, NodeFacts, Readiness},
     pods,
     refs::RefStore,
@@ -24,12 +30,11 @@ use crate::model::NodeName;
 use crate::ports::{AgentLink, Cloud};
 use crate::reconcile::{Directory, Engine, EngineConfig, Input, WorldConfig};
 use crate::telemetry::Metrics;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use kube::Client;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -73,6 +78,11 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     let kube_config = identity::provider_config(config.kubeconfig.as_deref()).await?;
     let provider = Client::try_from(kube_config.clone()).context("the API server's client")?;
     let mut begun = Begun { tasks, cancel, metrics, problem, kube_config, provider };
+    let (leads, told) = watch::channel(false);
+    if let Some(pod) = config.leader_election.as_ref().and_then(|election| election.labelled.clone()) {
+        let label = leader_label::keep(begun.provider.clone(), pod, told, begun.cancel.clone());
+        spawn(&mut begun.tasks, "the leader's label", label);
+    }
     let leadership = match &config.leader_election {
         Some(election) => match leading::win(election, &mut begun).await? {
             Some(leadership) => Some(leadership),
@@ -81,6 +91,7 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
         None => None,
     };
     begun.metrics.set_leader(true);
+    leads.send_replace(true);
     let outcome = lead(&config, begun).await;
     if let Some(leadership) = leadership {
         leadership.hand_over().await;
@@ -251,60 +262,6 @@ async fn signals(cancel: CancellationToken) -> anyhow::Result<&'static str> {
     // Also while the provider still starts, when nobody waits for this task yet.
     cancel.cancel();
     Ok("a signal")
-}
-
-/// The node's client and serving certificates, tried until the API server grants them.
-async fn node_identity(
-    config: &ProviderConfig,
-    node: &NodeConfig,
-    kube_config: &kube::Config,
-    provider: &Client,
-    pki: &Path,
-) -> anyhow::Result<(Client, Identity, jiff::Timestamp)> {
-    let mut backoff = crate::retry::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    loop {
-        let made = async {
-            let own = identity::client_identity(provider, pki, &node.name).await?;
-            let client = identity::node_client(kube_config, &own)?;
-            if identity::is_stranger(&client, &node.name).await {
-                // Of another cluster, or of one that was made anew under the same address.
-                identity::forget(pki, &node.name);
-                return Err(identity::IdentityError::Stranger(node.name.to_string()));
-            }
-            let serving = identity::serving_identity(&client, provider, pki, &node.name, config.address).await?;
-            let renew = [&own, &serving].into_iter().filter_map(identity::renew_at).min();
-            Ok::<_, identity::IdentityError>((client, serving, renew.unwrap_or(jiff::Timestamp::MAX)))
-        };
-        match made.await {
-            Ok(made) => return Ok(made),
-            Err(error @ identity::IdentityError::Save { .. }) => bail!(anyhow::Error::from(error)),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(node = %node.name, error, "the node has no identity yet; trying again");
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-        }
-    }
-}
-
-/// Ends when a certificate is due: the process is started again and gets new ones. Adoption makes that
-/// as harmless as any restart.
-async fn until_renewal(renewals: Vec<jiff::Timestamp>, cancel: CancellationToken) {
-    let Some(due) = renewals.into_iter().min() else {
-        return cancel.cancelled().await;
-    };
-    loop {
-        let left = Duration::try_from(due.duration_since(jiff::Timestamp::now())).unwrap_or_default();
-        if left.is_zero() {
-            tracing::info!("a node's certificate is due for renewal; the provider ends to be started again");
-            return;
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            // A machine that slept wakes with a later clock: look again every hour.
-            () = tokio::time::sleep(left.min(Duration::from_secs(3600))) => {}
-        }
-    }
 }
 
 async fn authority(config: &ProviderConfig, provider: &Client) -> anyhow::Result<Ca> {

@@ -187,3 +187,45 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, time::Duration};
+
+    /// The metrics' names in a text: of samples, or of expressions.
+    fn names(text: &str) -> BTreeSet<String> {
+        let inside = |c: char| c.is_ascii_lowercase() || c == '_';
+        text.match_indices("pilotlight_")
+            .map(|(at, _)| &text[at..])
+            .map(|rest| rest[..rest.find(|c| !inside(c)).unwrap_or(rest.len())].to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_that_an_alert_asks_for_exists() {
+        let metrics = Metrics::default();
+        metrics.launch_failed("InsufficientInstanceCapacity");
+        metrics.reloaded(false);
+        metrics.started(jiff::SignedDuration::from_secs(1));
+        let cost = Cost {
+            namespace: "default".to_owned(),
+            class: "web".to_owned(),
+            purchase: "spot",
+            instance_type: "c6i.large".to_owned(),
+            zone: "a".to_owned(),
+            state: "bound",
+            hourly: crate::model::HourlyPrice(1),
+            on_demand: crate::model::HourlyPrice(2),
+        };
+        metrics.money(&[cost], Duration::from_secs(1));
+        let there = names(&metrics.text());
+        let alerts = include_str!("../../manifests/components/monitoring/alerts.yaml");
+        let asked: BTreeSet<String> =
+            alerts.lines().filter(|line| line.contains("expr:")).flat_map(|line| names(line)).collect();
+        assert!(asked.len() >= 6, "{asked:?}");
+        let missing: Vec<&String> = asked.difference(&there).collect();
+        assert!(missing.is_empty(), "no such metrics: {missing:?} among {there:?}");
+        assert!(alerts.contains("result=\"refused\"") && metrics.text().contains("result=\"refused\""));
+    }
+}

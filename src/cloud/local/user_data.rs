@@ -214,6 +214,12 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_image_of_another_cloud_has_the_same_containerd() {
+        let input = UserDataInput { restrict_oom_score_adj: false, ..input(&[]) };
+        assert_eq!(include_str!("../../../scripts/ami/containerd.toml"), containerd_config(&input));
+    }
+
+    #[test]
     fn each_registry_gets_its_hosts_file() {
         let registry = Registry { host: "10.70.0.1:5000".to_owned(), endpoint: "http://10.70.0.1:5000".to_owned() };
         let data = user_data(&input(&[registry])).unwrap();
