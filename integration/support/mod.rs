@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "each test target uses a part of this")]
 
-mod kubectl;
+pub mod kubectl;
 mod manifest;
 mod space;
 
@@ -82,6 +82,14 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.join("admin.kubeconfig")
+    }
+
+    /// A variable of `scripts/cluster env`.
+    pub fn variable(&self, name: &str) -> String {
+        let file = self.state.join("cluster.env");
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).map(|v| v.trim_matches('\''));
+        value.unwrap_or_else(|| panic!("{name} is not in {}", file.display())).to_owned()
     }
 
     pub fn provider_log(&self) -> PathBuf {

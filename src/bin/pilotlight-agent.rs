@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs one Pod on this instance, as the provider wants it.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "pilotlight-agent", version)]
 struct Arguments {
     /// Written by the cloud when the instance was made.
     #[arg(long, default_value = DEFAULT_CONFIG)]

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,12 +20,16 @@ const (
 	typeManifest = "application/vnd.oci.image.manifest.v1+json"
 	typeConfig   = "application/vnd.oci.image.config.v1+json"
 	typeLayer    = "application/vnd.oci.image.layer.v1.tar"
+	typeGzipped  = typeLayer + "+gzip"
 )
 
 type image struct {
 	name   string
 	config config
 	layers []layer
+
+	// compress is for images that travel; the test images don't.
+	compress bool
 }
 
 type config struct {
@@ -133,6 +138,26 @@ func (l layer) tar() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func gzipped(data []byte) ([]byte, error) {
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
 // file is the archive's name: pilotlight.test/pause:1 is in pause-1.tar.
 func (i image) file() string {
 	_, name, _ := strings.Cut(i.name, "/")
@@ -148,10 +173,9 @@ func (i image) write(to string) error {
 	}
 	var blobs []blob
 	add := func(mediaType string, data []byte) descriptor {
-		sum := sha256.Sum256(data)
-		digest := hex.EncodeToString(sum[:])
-		blobs = append(blobs, blob{"blobs/sha256/" + digest, data})
-		return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: len(data)}
+		digest := digestOf(data)
+		blobs = append(blobs, blob{"blobs/" + strings.Replace(digest, ":", "/", 1), data})
+		return descriptor{MediaType: mediaType, Digest: digest, Size: len(data)}
 	}
 
 	m := manifest{SchemaVersion: 2, MediaType: typeManifest}
@@ -161,9 +185,15 @@ func (i image) write(to string) error {
 		if err != nil {
 			return err
 		}
-		d := add(typeLayer, data)
-		m.Layers = append(m.Layers, d)
-		diffs = append(diffs, d.Digest)
+		diffs = append(diffs, digestOf(data))
+		mediaType := typeLayer
+		if i.compress {
+			mediaType = typeGzipped
+			if data, err = gzipped(data); err != nil {
+				return err
+			}
+		}
+		m.Layers = append(m.Layers, add(mediaType, data))
 		layerFiles = append(layerFiles, blobs[len(blobs)-1].name)
 	}
 	encoded, err := json.Marshal(map[string]any{
@@ -182,7 +212,7 @@ func (i image) write(to string) error {
 		return err
 	}
 	d := add(typeManifest, encoded)
-	_, tag, _ := strings.Cut(i.name, ":")
+	tag := i.name[strings.LastIndex(i.name, ":")+1:]
 	d.Annotations = map[string]string{
 		"io.containerd.image.name":          i.name,
 		"org.opencontainers.image.ref.name": tag,

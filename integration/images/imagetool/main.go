@@ -1,6 +1,6 @@
-// Command imagetool builds the test images from local files, as OCI layouts in
-// tar archives, and pushes them to a registry. The same input makes the same
-// bytes.
+// Command imagetool builds images from local files, as OCI layouts in tar
+// archives, and pushes them to a registry: the test images all at once, or one
+// of given files. The same input makes the same bytes.
 package main
 
 import (
@@ -18,6 +18,8 @@ func main() {
 		switch os.Args[1] {
 		case "build":
 			err = build(os.Args[2:])
+		case "pack":
+			err = pack(os.Args[2:])
 		case "push":
 			err = push(os.Args[2:])
 		default:
@@ -35,11 +37,12 @@ func main() {
 func usage() {
 	fmt.Fprintln(os.Stderr, `usage:
   imagetool build --out DIR --agnhost FILE --busybox FILE --coffee FILE --pause FILE [--program NAME=FILE]...
+  imagetool pack --out FILE --name NAME:TAG --entrypoint PROGRAM [--user UID:GID] [--file PATH[:MODE]=FILE]...
   imagetool push --registry URL [--user USER:PASSWORD] ARCHIVE...`)
 	os.Exit(2)
 }
 
-const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const pathVariable = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func build(args []string) error {
 	flags := flag.NewFlagSet("build", flag.ExitOnError)
@@ -71,17 +74,17 @@ func build(args []string) error {
 	images := []image{
 		{
 			name:   "pilotlight.test/pause:1",
-			config: config{Entrypoint: []string{"/pause"}, User: "65535:65535", Env: []string{path}},
+			config: config{Entrypoint: []string{"/pause"}, User: "65535:65535", Env: []string{pathVariable}},
 			layers: []layer{{program(*pause, "pause")}},
 		},
 		{
 			name:   "pilotlight.test/busybox:1",
-			config: config{Cmd: []string{"sh"}, Env: []string{path}},
+			config: config{Cmd: []string{"sh"}, Env: []string{pathVariable}},
 			layers: []layer{base},
 		},
 		{
 			name:   "pilotlight.test/agnhost:1",
-			config: config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{path}},
+			config: config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{pathVariable}},
 			layers: []layer{base, {
 				program(*agnhost, "agnhost"),
 				link("agnhost-2", "agnhost"),
@@ -90,7 +93,7 @@ func build(args []string) error {
 		},
 		{
 			name:   "pilotlight.test/coffee:1",
-			config: config{Entrypoint: []string{"/coffee"}, User: "65532:65532", Env: []string{path}},
+			config: config{Entrypoint: []string{"/coffee"}, User: "65532:65532", Env: []string{pathVariable}},
 			layers: []layer{base, {program(*coffee, "coffee")}},
 		},
 	}
@@ -109,7 +112,7 @@ func build(args []string) error {
 func ofProgram(name, file string) image {
 	return image{
 		name:   "pilotlight.test/" + name + ":1",
-		config: config{Entrypoint: []string{"/ko-app/" + name}, User: "65532:65532", Env: []string{path}},
+		config: config{Entrypoint: []string{"/ko-app/" + name}, User: "65532:65532", Env: []string{pathVariable}},
 		layers: []layer{{directory("tmp", 0o1777), directory("ko-app", 0o755), program(file, "ko-app/"+name)}},
 	}
 }

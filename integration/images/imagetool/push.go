@@ -46,7 +46,7 @@ func (r registry) push(archive string) error {
 	}
 	for _, d := range contents.Manifests {
 		_, name, _ := strings.Cut(d.Annotations["io.containerd.image.name"], "/")
-		repository, tag, ok := strings.Cut(name, ":")
+		repository, tag, ok := strings.Cut(name, ":") // behind the host there is one colon
 		if !ok {
 			return errors.New("not an archive of imagetool's")
 		}
