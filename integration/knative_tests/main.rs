@@ -10,5 +10,6 @@ mod support;
 mod net;
 mod serving;
 
+mod gateway;
 mod life;
 mod traffic;

@@ -30,6 +30,8 @@ pub enum Kind {
     Revision,
     PodAutoscaler,
     ServerlessService,
+    /// Knative's own, not Kubernetes'.
+    Ingress,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             Self::Revision => ("serving.knative.dev", "v1", "Revision"),
             Self::PodAutoscaler => ("autoscaling.internal.knative.dev", "v1alpha1", "PodAutoscaler"),
             Self::ServerlessService => ("networking.internal.knative.dev", "v1alpha1", "ServerlessService"),
+            Self::Ingress => ("networking.internal.knative.dev", "v1alpha1", "Ingress"),
         };
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
     }

@@ -7,7 +7,7 @@
 # activator    10.70.0.1:8012 (HTTP/1) and :8013 (HTTP/2)
 # controller   in a network namespace of its own behind a veth: its health port
 #              is the autoscaler's port, and neither can be told otherwise
-# gateway      10.70.0.1:80 for everyone, :8081 for the cluster: `pilotlight
+# gateway      10.70.0.1:80 and :443 for everyone, :8081 for the cluster: `pilotlight
 #              gateway` of this checkout (target/debug, or $PILOTLIGHT_PROGRAM);
 #              without it there is no ingress, and no Service becomes Ready
 #
@@ -71,7 +71,7 @@ start_knative_part() {
     knative-activator) spawn_knative "$part" env PROFILING_PORT=18011 GOGC=500 "$knative_bin/activator" ;;
     knative-gateway)
       spawn_knative "$part" env KUBECONFIG="$state/gateway.kubeconfig" "$knative_gateway" gateway \
-        --external-http "$machine:80" --internal-http "$machine:8081" --admin 127.0.0.1:18190 \
+        --external-http "$machine:80" --external-https "$machine:443" --internal-http "$machine:8081" --admin 127.0.0.1:18190 \
         --external-service knative-serving/gateway --internal-service knative-serving/gateway-internal
       ;;
     *) return 1 ;;
@@ -109,6 +109,10 @@ HOSTS
     wait_for "Serving's settings" knative-webhook knative_apply -f - <<<"$settings"
     printf '%s\n' "$settings" >"$applied"
   fi
+  # As a cloud's controller would; "Proxy" keeps kube-proxy from taking the address for its own.
+  wait_for "the gateway's address" knative-webhook kubectl patch service gateway -n knative-serving \
+    --subresource status --type merge \
+    -p "{\"status\": {\"loadBalancer\": {\"ingress\": [{\"ip\": \"$machine\", \"ipMode\": \"Proxy\"}]}}}"
   start_dead knative-autoscaler
   wait_for "Serving's autoscaler" knative-autoscaler knative_answers "http://$machine:8080"
   start_dead knative-controller knative-activator

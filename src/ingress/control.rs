@@ -6,10 +6,11 @@
 
 use super::backends::{Service, ServicePort, Slice};
 use super::proxy::{Endpoints, Live, Metrics};
+use super::secrets::Secrets;
 use super::spec::{CLASS_ANNOTATION, Ingress};
 use super::status::Addresses;
 use super::watched::{Change, Events, Names, events};
-use super::world::{StatusWrite, World};
+use super::world::{Certificate, StatusWrite, World};
 use crate::model::ObjectName;
 use crate::retry::Backoff;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -19,6 +20,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
+use rustls::crypto::CryptoProvider;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,10 +43,12 @@ pub struct Config {
     pub addresses: Addresses,
 }
 
-/// Runs until cancelled. `live` gets every picture; `synced` is told once the first complete one is published.
+/// Runs until cancelled. `live` gets every picture; `synced` is told once the first complete one is published: with
+/// all certificates, unless they can't be read within SWEEP.
 pub async fn run(
     client: Client,
     config: Config,
+    crypto: Arc<CryptoProvider>,
     live: watch::Sender<Arc<Live>>,
     metrics: Metrics,
     synced: watch::Sender<bool>,
@@ -58,13 +62,15 @@ pub async fn run(
         world: World::new(config.cluster_domain.clone()),
         slice_owners: BTreeMap::new(),
         endpoints: Endpoints::default(),
+        secrets: Secrets::new(client.clone(), crypto),
         writer: Writer::new(client),
         config,
         live,
         metrics,
     };
+    let mut published = false;
     let mut due: Option<tokio::time::Instant> = None;
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     loop {
         let publish = async {
             match due {
@@ -77,15 +83,21 @@ pub async fn run(
             changes = ingresses.next() => controller.take_ingresses(changes),
             changes = services.next() => controller.take_services(changes),
             changes = slices.next() => controller.take_slices(changes),
+            (name, found) = controller.secrets.next() => controller.take_certificate(name, found),
             written = controller.writer.next() => controller.take_written(written),
             () = publish => {
                 due = None;
-                controller.publish();
-                synced.send_replace(true);
+                if controller.publish() {
+                    synced.send_replace(true);
+                }
+                published = true;
                 false
             }
             _ = sweep.tick() => {
                 controller.endpoints.sweep();
+                if published {
+                    synced.send_replace(true);
+                }
                 false
             }
         };
@@ -126,6 +138,7 @@ struct Controller {
     /// Which Service each slice is of: a deletion names the slice only.
     slice_owners: BTreeMap<ObjectName, ObjectName>,
     endpoints: Endpoints,
+    secrets: Secrets,
     writer: Writer,
     config: Config,
     live: watch::Sender<Arc<Live>>,
@@ -201,13 +214,22 @@ impl Controller {
         true
     }
 
-    fn publish(&mut self) {
+    fn take_certificate(&mut self, name: ObjectName, found: Certificate) -> bool {
+        self.world.certificates.insert(name, found);
+        true
+    }
+
+    /// Whether every certificate that is wanted has been looked up.
+    fn publish(&mut self) -> bool {
         let plan = self.world.plan();
+        self.secrets.watch(&plan.secrets);
+        self.world.certificates.retain(|name, _| plan.secrets.contains(name));
         self.live.send_replace(Arc::new(Live::of(&plan, &self.endpoints)));
         // Requests that come from here on meet the new picture: now it may be said.
         for write in self.world.statuses(&self.config.addresses, Timestamp::now()) {
             self.writer.write(write);
         }
+        plan.secrets.iter().all(|name| self.world.certificates.contains_key(name))
     }
 }
 

@@ -34,9 +34,11 @@
 
 pub mod backends;
 pub mod balance;
+mod certificate;
 pub mod control;
 pub mod hash;
 pub mod proxy;
+mod secrets;
 pub mod spec;
 pub mod status;
 pub mod table;

@@ -209,9 +209,8 @@ fn lacks(compiled: &Compiled, directory: &Directory, certificates: &BTreeMap<Obj
         Some(Certificate::Unusable(why)) => {
             Some(format!("Secret {}/{} can't be used for TLS: {why}", secret.namespace, secret.name))
         }
-        Some(Certificate::Missing) | None => {
-            Some(format!("Secret {}/{} does not exist", secret.namespace, secret.name))
-        }
+        Some(Certificate::Missing) => Some(format!("Secret {}/{} does not exist", secret.namespace, secret.name)),
+        None => Some(format!("Secret {}/{} has not been read yet", secret.namespace, secret.name)),
     };
     let backend = compiled.backends.iter().find_map(|key| directory.resolve(key).err());
     backend.map(Lack::Backend).or_else(|| secrets.iter().find_map(certificate).map(Lack::Certificate))

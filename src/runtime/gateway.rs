@@ -30,6 +30,9 @@ pub struct GatewayArgs {
     /// Where everyone's requests come in: plain HTTP (HTTP/1.1, and HTTP/2 with prior knowledge)
     #[arg(long, default_value = "[::]:8080")]
     external_http: SocketAddr,
+    /// Where everyone's requests come in over TLS, with the certificates that Ingresses name
+    #[arg(long, default_value = "[::]:8443")]
+    external_https: SocketAddr,
     /// Where the cluster's own requests come in: also to hosts that are visible in the cluster only
     #[arg(long, default_value = "[::]:8081")]
     internal_http: SocketAddr,
@@ -99,10 +102,12 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     let (synced, mut is_synced) = watch::channel(false);
     let (problem, problem_seen) = watch::channel(Some("the Ingresses have not been listed yet".to_owned()));
     let limits = Limits { connections: args.max_connections, ..Limits::default() };
-    let proxy = Proxy::new(live_seen, metrics.clone(), limits);
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let proxy = Proxy::new(live_seen, metrics.clone(), limits, Arc::clone(&crypto)).context("TLS")?;
 
     // All are bound before anything is said.
     let external = bind(args.external_http).await?;
+    let external_tls = bind(args.external_https).await?;
     let internal = bind(args.internal_http).await?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
@@ -114,7 +119,7 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
         },
         cluster_domain: args.cluster_domain,
     };
-    let controller = control::run(client, config, live, metrics.clone(), synced, stop.clone());
+    let controller = control::run(client, config, crypto, live, metrics.clone(), synced, stop.clone());
     tasks.spawn(named("the controller", controller));
     let admin = http::serve(args.admin, move || metrics.text(), problem_seen, end.clone());
     tasks.spawn(named("the admin server", async { report(admin.await) }));
@@ -127,13 +132,14 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
-    for (socket, external) in [(external, true), (internal, false)] {
+    for (socket, external, tls) in [(external, true, false), (external_tls, true, true), (internal, false, false)] {
         let (proxy, stop) = (proxy.clone(), stop.clone());
-        let listener = Listener { external, tls: false };
+        let listener = Listener { external, tls };
         tasks.spawn(named("a listener", async move { proxy.serve(socket, listener, stop).await }));
     }
     problem.send_replace(None);
-    tracing::info!(external = %args.external_http, internal = %args.internal_http, "the gateway is ready");
+    let (external, tls, internal) = (args.external_http, args.external_https, args.internal_http);
+    tracing::info!(%external, %tls, %internal, "the gateway is ready");
 
     tokio::select! {
         Some(ended) = tasks.join_next() => anyhow::bail!("{} ended", ended?),

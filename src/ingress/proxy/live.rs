@@ -4,6 +4,7 @@ use super::pool::{Endpoint, Endpoints};
 use crate::ingress::backends::{BackendKey, Protocol};
 use crate::ingress::table::Table;
 use crate::ingress::world::Plan;
+use rustls::sign::CertifiedKey;
 use std::{collections::HashMap, sync::Arc};
 
 /// An immutable picture; a request takes the newest one at its start.
@@ -11,6 +12,8 @@ use std::{collections::HashMap, sync::Arc};
 pub struct Live {
     pub table: Arc<Table>,
     pub backends: HashMap<BackendKey, LiveBackend>,
+    /// By host, or `*.` and a host's parent.
+    pub certificates: HashMap<String, Arc<CertifiedKey>>,
 }
 
 #[derive(Clone)]
@@ -30,6 +33,10 @@ impl Live {
             let endpoints = backend.addresses.iter().map(of).collect();
             Some((key.clone(), LiveBackend { protocol: backend.protocol, endpoints }))
         };
-        Self { table: Arc::clone(&plan.table), backends: plan.backends.iter().filter_map(live).collect() }
+        Self {
+            table: Arc::clone(&plan.table),
+            backends: plan.backends.iter().filter_map(live).collect(),
+            certificates: plan.certificates.iter().map(|(host, key)| (host.clone(), Arc::clone(key))).collect(),
+        }
     }
 }

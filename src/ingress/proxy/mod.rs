@@ -1,7 +1,7 @@
 //! The data plane: requests in, requests out, nothing kept in between.
 //!
 //! ```text
-//!   listener (server.rs) -> connection -> request (forward.rs)
+//!   listener (server.rs, tls.rs) -> connection -> request (forward.rs)
 //!                                            |  table: host, path, headers -> route -> split -> backend
 //!                                            |  headers.rs: what is added, set, left out
 //!                                            v
@@ -21,6 +21,7 @@ mod live;
 mod metrics;
 mod pool;
 mod server;
+mod tls;
 mod tunnel;
 
 pub use body::ProxyBody;

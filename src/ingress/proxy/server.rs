@@ -8,12 +8,14 @@
 use super::forward::Forwarder;
 use super::live::Live;
 use super::metrics::{Counted, Metrics};
+use super::tls;
 use crate::ingress::table::Listener;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use rustls::crypto::CryptoProvider;
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -28,7 +30,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A TLS handshake that takes longer is not meant, or can't be helped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +60,7 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Proxy {
     forwarder: Arc<Forwarder>,
+    tls: TlsAcceptor,
     limits: Limits,
     places: Arc<Semaphore>,
     connections: TaskTracker,
@@ -63,12 +70,19 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub fn new(live: watch::Receiver<Arc<Live>>, metrics: Metrics, limits: Limits) -> Self {
+    /// An error: the crypto provider can't do TLS.
+    pub fn new(
+        live: watch::Receiver<Arc<Live>>,
+        metrics: Metrics,
+        limits: Limits,
+        crypto: Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
         let tunnels = TaskTracker::new();
+        let tls = tls::acceptor(live.clone(), crypto)?;
         let forwarder = Arc::new(Forwarder { live, metrics, tunnels: tunnels.clone() });
         let places = Arc::new(Semaphore::new(limits.connections));
         let (connections, abort) = (TaskTracker::new(), CancellationToken::new());
-        Self { forwarder, limits, places, connections, tunnels, abort }
+        Ok(Self { forwarder, tls, limits, places, connections, tunnels, abort })
     }
 
     /// Serves until `stop`, then tells every connection to end after what it is doing, and returns at once.
@@ -126,7 +140,18 @@ impl Proxy {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
-        self.serve_stream(stream, peer, listener, graceful).await;
+        if !listener.tls {
+            return self.serve_stream(stream, peer, listener, graceful).await;
+        }
+        let shaken = tokio::select! {
+            () = self.abort.cancelled() => return,
+            shaken = tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)) => shaken,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.serve_stream(stream, peer, listener, graceful).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
     }
 
     async fn serve_stream<S>(
