@@ -55,9 +55,9 @@ impl Autoscaler {
         (self.last, self.load) = (now, load);
     }
 
-    /// Nothing is seen any more, and nothing is at work.
+    /// Nothing is seen any more, nothing is at work, and no panic holds Pods up: further ticks change nothing.
     pub fn is_blank(&self) -> bool {
-        self.stable == 0 && self.current == 0 && self.load == 0
+        self.stable == 0 && self.current == 0 && self.load == 0 && self.panicking == 0
     }
 
     /// How many Pods there should be, given how many are ready.
@@ -125,5 +125,18 @@ mod tests {
         let burst = run(&mut scaler, &mut now, 100, 3, 1);
         assert_eq!(burst, 15);
         assert_eq!(run(&mut scaler, &mut now, 1, 5, 15), 15);
+    }
+
+    #[test]
+    fn while_a_panic_holds_pods_up_it_is_not_blank_and_then_zero_is_wanted() {
+        let (mut scaler, mut now) = (Autoscaler::new(60_000, 10), 0);
+        run(&mut scaler, &mut now, 200, 1, 1);
+        let mut ticks = 0;
+        while !scaler.is_blank() {
+            run(&mut scaler, &mut now, 0, 1, 30);
+            ticks += 1;
+            assert!(ticks < 100);
+        }
+        assert_eq!(run(&mut scaler, &mut now, 0, 1, 30), 0);
     }
 }

@@ -80,6 +80,17 @@ fn the_bill_of_plain_zero_is_the_sum_of_its_waking_times() {
     assert!((least..=most).contains(&outcome.standard_cost), "{least} {} {most}", outcome.standard_cost);
 }
 
+/// A burst makes the autoscaler panic; the panic outlasts what is seen in the window.
+#[test]
+fn after_a_burst_all_pods_go() {
+    let requests: Vec<Request> = (0..300).map(|n| Request { at: HOUR + n * 10, takes: 2_000 }).collect();
+    for mode in [Mode::Cold, Mode::Reserve] {
+        let day = simulate(&requests, 24 * HOUR, mode);
+        let month = simulate(&requests, 720 * HOUR, mode);
+        assert_eq!(day.standard_cost, month.standard_cost, "{mode:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
