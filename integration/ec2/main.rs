@@ -4,6 +4,7 @@
 //! (`cargo build --example ec2-standin`). Each test has a network namespace and a directory of its own.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as its functions do")]
 
+mod attest;
 mod support;
 
 use support::{Machines, StandIn, field, fields};

@@ -9,6 +9,7 @@
 //! | `PUT /standin/instances/ID/metadata` | notices of its metadata service ([`super::imds::Told`]) |
 //! | `POST /standin/instances/ID/interrupt?seconds=120` | a spot interruption: the notice, then the end |
 //! | `POST /standin/instances/ID/credentials` | identity-role credentials, as the metadata service gives them |
+//! | `GET /standin/instances/ID/identity` | its identity document and the `rsa2048` signature |
 //! | `GET /standin/identity-certificate` | whose key signs identity documents |
 
 use super::{
@@ -44,6 +45,10 @@ pub struct Facts {
 }
 
 pub fn router(world: Arc<World>, facts: Facts, signer: Arc<Signer>) -> Router {
+    let document = {
+        let (world, signer) = (Arc::clone(&world), Arc::clone(&signer));
+        move |id: Path<String>| async move { identity(&world, &signer, &id) }
+    };
     let certificate =
         move || async move { signer.certificate().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error)) };
     Router::new()
@@ -54,6 +59,7 @@ pub fn router(world: Arc<World>, facts: Facts, signer: Arc<Signer>) -> Router {
         .route("/standin/instances/{id}/metadata", put(metadata))
         .route("/standin/instances/{id}/interrupt", post(interrupt))
         .route("/standin/instances/{id}/credentials", post(credentials))
+        .route("/standin/instances/{id}/identity", get(document))
         .route("/standin/identity-certificate", get(certificate))
         .with_state(world)
 }
@@ -156,6 +162,13 @@ async fn interrupt(
         }
     });
     Ok(())
+}
+
+fn identity(world: &World, signer: &Signer, id: &str) -> Result<Json<Value>, Refused> {
+    let instance = world.state().instances.0.get(id).cloned().ok_or_else(|| no_such(id))?;
+    let document = super::identity::document(&instance, &world.region, &world.account);
+    let signed = signer.pkcs7(&document).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    Ok(Json(json!({"document": document, "rsa2048": signed})))
 }
 
 async fn credentials(State(world): State<Arc<World>>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {

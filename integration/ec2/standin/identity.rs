@@ -87,10 +87,11 @@ impl Signer {
             .map(|bytes| STANDARD.encode(bytes))
     }
 
-    /// PKCS #7 that holds the document, base64 in lines, without PEM's first and last.
+    /// PKCS #7 that holds the document, base64 in lines, without PEM's first and last. In BER with indefinite
+    /// lengths, as AWS's is.
     pub fn pkcs7(&self, document: &str) -> Result<String, String> {
         let (key, certificate) = (self.key.display().to_string(), self.certificate.display().to_string());
-        let der = openssl(
+        let ber = openssl(
             &[
                 "smime",
                 "-sign",
@@ -100,6 +101,7 @@ impl Signer {
                 "sha256",
                 "-outform",
                 "DER",
+                "-stream",
                 "-nocerts",
                 "-signer",
                 &certificate,
@@ -108,7 +110,7 @@ impl Signer {
             ],
             document.as_bytes(),
         )?;
-        let text = STANDARD.encode(der);
+        let text = STANDARD.encode(ber);
         Ok(text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>().join("\n"))
     }
 }

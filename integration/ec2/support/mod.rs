@@ -55,6 +55,20 @@ pub struct Answer {
 
 impl StandIn {
     pub fn start(name: &str, machines: Machines) -> Self {
+        Self::start_with(name, machines, |dir| {
+            let agent = dir.join("agent");
+            fs::write(&agent, "#!/bin/sh\necho \"an agent with $(cat \"$2\")\"\nexec sleep 1000000\n").unwrap();
+            fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+            agent
+        })
+    }
+
+    /// Its machines have the product's agent.
+    pub fn with_agent(name: &str) -> Self {
+        Self::start_with(name, Machines::Booted, |_| env!("CARGO_BIN_EXE_pilotlight-agent").into())
+    }
+
+    fn start_with(name: &str, machines: Machines, agent: impl FnOnce(&Path) -> PathBuf) -> Self {
         assert!(geteuid().is_root(), "network namespaces need root");
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
@@ -65,9 +79,7 @@ impl StandIn {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ec2-{name}"));
         fs::create_dir_all(&dir).unwrap();
         let _ = fs::remove_file(dir.join("address"));
-        let agent = dir.join("agent");
-        fs::write(&agent, "#!/bin/sh\necho \"an agent with $(cat \"$2\")\"\nexec sleep 1000000\n").unwrap();
-        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+        let agent = agent(&dir);
         let cluster = format!("ec2-{name}");
         let mut command = Command::new(program);
         command.arg("--dir").arg(&dir).current_dir(root);
@@ -97,6 +109,19 @@ impl StandIn {
 
     pub fn get(&self, path: &str) -> serde_json::Value {
         serde_json::from_str(&self.http("GET", path, "application/json", "").text).unwrap()
+    }
+
+    /// Where its API is, EC2's and STS's.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn text(&self, path: &str) -> String {
+        self.http("GET", path, "application/json", "").text
+    }
+
+    pub fn answer(&self, path: &str) -> serde_json::Value {
+        serde_json::from_str(&self.http("POST", path, "application/json", "").text).unwrap()
     }
 
     pub fn post(&self, path: &str, body: &str) {
