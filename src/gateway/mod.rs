@@ -16,10 +16,13 @@
 //!                       -> Renew   (a fresh certificate over the old one, for the same key)
 //! ```
 //!
+//! How many connections there are at a time, of whom, and for how long without a certificate: `accept`.
+//!
 //! A newer session of the same instance ends the older one, whose end is then not told: the updates of
 //! an instance read Connected, (Report | Event)*, then Disconnected or the next Connected. After
 //! `forget` nothing more is told of an instance, unless it dials in again.
 
+mod accept;
 mod ca;
 mod hub;
 mod service;
@@ -29,6 +32,7 @@ mod session;
 mod tests;
 mod tunnels;
 
+pub use accept::Places;
 pub use ca::{AGENT_CERTIFICATE_LIFE, AgentRequest, Ca, CaError, KeyAndCertificate};
 
 use crate::{
@@ -47,26 +51,27 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::Server;
 use tunnels::Tunnels;
 
 /// How long an agent has for taking up a tunnel.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(10);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that the kernel may hold for us: all agents of a provider come back at once after it
 /// was restarted.
 const BACKLOG: u32 = 1024;
 /// A report holds at most 12 KiB of termination messages and some text a container.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// A signing request and a token.
-const MAX_BOOTSTRAP_BYTES: usize = 64 * 1024;
+/// A signing request and a proof, of which the identity document with its signature is the largest.
+const MAX_BOOTSTRAP_BYTES: usize = 32 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// Addresses and names that agents dial: what the gateway's certificate is good for.
     pub names: Vec<String>,
+    pub places: Places,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +81,7 @@ pub enum GatewayError {
     #[error("can't listen for agents on {0}")]
     Listen(SocketAddr, #[source] io::Error),
     #[error("can't set up TLS for agents")]
-    Tls(#[source] tonic::transport::Error),
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What the gRPC services and the link share.
@@ -108,11 +113,7 @@ impl Gateway {
     ) -> Result<Self, GatewayError> {
         install_crypto_provider();
         let own = ca.server_certificate(&config.names)?;
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(own.certificate_pem, own.key_pem))
-            .client_ca_root(Certificate::from_pem(ca.certificate_pem()))
-            .client_auth_optional(true)
-            .timeout(HANDSHAKE_TIMEOUT);
+        let tls = accept::tls(ca.certificate_pem(), &own.certificate_pem, &own.key_pem).map_err(GatewayError::Tls)?;
         let listener = listen(config.listen).map_err(|error| GatewayError::Listen(config.listen, error))?;
         let address = listener.local_addr().map_err(|error| GatewayError::Listen(config.listen, error))?;
 
@@ -127,8 +128,6 @@ impl Gateway {
             cancel: cancel.clone(),
         });
         let server = Server::builder()
-            .tls_config(tls)
-            .map_err(GatewayError::Tls)?
             .http2_keepalive_interval(Some(pipe::KEEPALIVE))
             .http2_keepalive_timeout(Some(pipe::KEEPALIVE))
             .initial_stream_window_size(pipe::STREAM_WINDOW)
@@ -142,12 +141,15 @@ impl Gateway {
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(usize::MAX),
             );
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let (let_in, incoming) = accept::channel();
+        let metrics = shared.metrics.clone();
+        shared.tasks.spawn(accept::run(listener, tls, config.places, metrics, let_in, cancel.clone()));
         shared.tasks.spawn({
             let cancel = cancel.clone();
             async move {
-                if let Err(error) =
-                    server.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()).await
+                if let Err(error) = server
+                    .serve_with_incoming_shutdown(ReceiverStream::new(incoming), cancel.clone().cancelled_owned())
+                    .await
                 {
                     tracing::error!(error = &error as &dyn std::error::Error, "the agents' gateway failed");
                 }

@@ -93,7 +93,9 @@ async fn serve(
         if let Some(predecessor) = predecessor {
             predecessor.cancelled().await;
         }
-        tracing::info!(%instance, version = hello.agent_version, "an agent has connected");
+        // Its own words: not every text may stand in a log.
+        let version: String = hello.agent_version.chars().filter(char::is_ascii_graphic).take(40).collect();
+        tracing::info!(%instance, version, "an agent has connected");
         let connected = AgentUpdate::Connected { instance: instance.clone(), holds };
         if shared.updates.send(connected).await.is_err() {
             return End::Shutdown;

@@ -1,6 +1,7 @@
 //! The real gateway and the real agent link, in one process, over real TLS; the cloud and the Pod are
 //! fakes.
 
+mod door;
 mod fakes;
 
 use super::*;
@@ -22,10 +23,9 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 /// Far more than anything here takes; only a failing test waits for it.
@@ -46,11 +46,24 @@ impl Provider {
         Self::start_at("127.0.0.1:0".parse().unwrap(), tempfile::tempdir().unwrap(), Arc::default())
     }
 
+    fn with_places(places: Places) -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Self::serve(
+            GatewayConfig { listen, names: vec!["127.0.0.1".into()], places },
+            tempfile::tempdir().unwrap(),
+            Arc::default(),
+        )
+    }
+
     fn start_at(listen: SocketAddr, dir: tempfile::TempDir, cloud: Arc<FakeCloud>) -> Self {
+        let places = Places::default();
+        Self::serve(GatewayConfig { listen, names: vec!["127.0.0.1".into()], places }, dir, cloud)
+    }
+
+    fn serve(config: GatewayConfig, dir: tempfile::TempDir, cloud: Arc<FakeCloud>) -> Self {
         let ca = Arc::new(Ca::open(dir.path()).unwrap());
         let (sender, updates) = mpsc::channel(64);
         let cancel = CancellationToken::new();
-        let config = GatewayConfig { listen, names: vec!["127.0.0.1".into()] };
         let metrics = Metrics::default();
         let (shared_ca, shared_cloud) = (Arc::clone(&ca), Arc::clone(&cloud) as _);
         let gateway =

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
-use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate};
+use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate, Places};
 use crate::kube::{
     authority::{self, AuthorityPem},
     client_ca::client_ca,
@@ -123,7 +123,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
 
     let (agent_updates, agents) = mpsc::channel(QUEUE);
     let names = vec![config.agents_advertise.host.clone()];
-    let gateway_config = GatewayConfig { listen: config.agents_listen, names };
+    let gateway_config = GatewayConfig { listen: config.agents_listen, names, places: Places::default() };
     let gateway = Arc::new(Gateway::start(
         &gateway_config,
         ca,

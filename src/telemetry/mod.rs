@@ -68,6 +68,7 @@ pub struct Metrics {
     reloads: Family<Reloading, Counter>,
     registrations: Counter,
     registrations_refused: Family<Refusal, Counter>,
+    connections_refused: Family<Refusal, Counter>,
 }
 
 impl Default for Metrics {
@@ -111,6 +112,12 @@ impl Default for Metrics {
             "Registrations of instances that were not accepted, by why",
             registrations_refused.clone(),
         );
+        let connections_refused = Family::<Refusal, Counter>::default();
+        registry.register(
+            "agent_connections_refused",
+            "Connections to the agents' port that were closed at once, by which limit",
+            connections_refused.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             leader,
@@ -126,6 +133,7 @@ impl Default for Metrics {
             reloads,
             registrations,
             registrations_refused,
+            connections_refused,
         }
     }
 }
@@ -174,6 +182,11 @@ impl Metrics {
     /// `reason` is one of a few fixed words.
     pub fn registration_refused(&self, reason: &'static str) {
         self.registrations_refused.get_or_create(&Refusal { reason }).inc();
+    }
+
+    /// `limit` is one of a few fixed words.
+    pub fn connection_refused(&self, limit: &'static str) {
+        self.connections_refused.get_or_create(&Refusal { reason: limit }).inc();
     }
 
     pub fn reloaded(&self, well: bool) {
