@@ -234,8 +234,7 @@ mod tests {
         metrics.money(&[cost], Duration::from_secs(1));
         let there = names(&metrics.text());
         let alerts = include_str!("../../manifests/components/monitoring/alerts.yaml");
-        let asked: BTreeSet<String> =
-            alerts.lines().filter(|line| line.contains("expr:")).flat_map(|line| names(line)).collect();
+        let asked: BTreeSet<String> = alerts.lines().filter(|line| line.contains("expr:")).flat_map(names).collect();
         assert!(asked.len() >= 6, "{asked:?}");
         let missing: Vec<&String> = asked.difference(&there).collect();
         assert!(missing.is_empty(), "no such metrics: {missing:?} among {there:?}");
