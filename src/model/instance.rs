@@ -98,7 +98,7 @@ pub struct InstanceRecord {
 }
 
 /// Launch `count` machines in one zone, alike to whoever asks; idempotent by its token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub client_token: ClientToken,
     pub zone: String,

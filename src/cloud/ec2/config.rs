@@ -1,8 +1,8 @@
 //! What the EC2 backend needs to know. Values are checked where the file is read (`config::ec2`).
 
-use crate::decide::purchase::policy::{Architecture, CreditMode};
+use crate::decide::purchase::policy::Architecture;
 use crate::model::HourlyPrice;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ec2Config {
@@ -19,8 +19,6 @@ pub struct Ec2Config {
     /// A name; None: the instances get no role of their own.
     pub instance_profile: Option<String>,
     pub root_volume: RootVolume,
-    /// Of burstable types, where the class does not say.
-    pub credits: CreditMode,
     /// More tags for instances, volumes and network interfaces.
     pub tags: BTreeMap<String, String>,
     /// Where agents dial in: `https://host:port`.
@@ -30,6 +28,10 @@ pub struct Ec2Config {
     /// Registries spoken to by plain HTTP, as host:port.
     pub insecure_registries: Vec<String>,
     pub types: BTreeMap<String, TypeFacts>,
+    /// Where launches under way are written down ([`super::journal`]).
+    pub journal_dir: PathBuf,
+    /// How often leaks are looked for.
+    pub sweep_every: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +77,6 @@ pub(super) mod tests {
             images: [(Architecture::Amd64, "ami-x".to_owned()), (Architecture::Arm64, "ami-arm".to_owned())].into(),
             instance_profile: None,
             root_volume: RootVolume { device: "/dev/xvda".to_owned(), size_gib: 20 },
-            credits: CreditMode::Unlimited,
             tags: BTreeMap::new(),
             provider_url: "https://10.0.0.1:10255".to_owned(),
             ca_pem: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
@@ -88,6 +89,8 @@ pub(super) mod tests {
                 ("t3a.micro".to_owned(), facts(Architecture::Amd64, true, 9_400)),
             ]
             .into(),
+            journal_dir: PathBuf::from("/nonexistent"),
+            sweep_every: Duration::from_secs(60),
         }
     }
 
