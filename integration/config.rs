@@ -41,6 +41,23 @@ fn the_shipped_files_are_accepted() {
 }
 
 #[test]
+fn the_shipped_file_for_ec2_is_accepted_or_refused_for_want_of_support_alone() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config/provider-ec2.yaml");
+    let file = file.display().to_string();
+    let output = pilotlight(&["check", "--config", &file]);
+    if cfg!(feature = "ec2") {
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    } else {
+        for command in ["check", "node"] {
+            let output = pilotlight(&[command, "--config", &file]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(text.contains("cloud.ec2") && text.contains("--features ec2"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn each_broken_key_is_named_by_its_path() {
     for (from, to, key) in [
         ("cluster: dev", "cluster: Not A Name", "cluster"),

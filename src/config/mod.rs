@@ -3,6 +3,7 @@
 //! YAML -> raw serde structs (unknown keys refused) -> [`ProviderConfig`], whose values are already
 //! checked. Every error names the file, the path of the key, what was wrong and what was expected.
 
+mod ec2;
 mod node_identity;
 mod plain;
 pub mod policy;
@@ -12,6 +13,7 @@ mod replicas;
 pub mod schema;
 mod surroundings;
 
+pub use ec2::Ec2Settings;
 pub use node_identity::{NodeClient, NodeIdentity, Serving};
 pub use plain::policy as plain_policy;
 pub use provider::*;

@@ -2,6 +2,7 @@
 
 use super::{
     ConfigError,
+    ec2::{self, Ec2Settings},
     node_identity::{self, NodeIdentity},
     plain, policy, raw,
     replicas::{self, Advertise, LeaderElection, SecretRef},
@@ -68,6 +69,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloudConfig {
     Local(LocalConfig),
+    Ec2(Ec2Settings),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +126,7 @@ impl ProviderConfig {
         Self::validate(file, super::read(file)?, surroundings)
     }
 
-    fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+    pub(super) fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
         let check = Checker { file };
         let base = file.parent().unwrap_or(Path::new("."));
         check.label("cluster", &raw.cluster)?;
@@ -183,6 +185,18 @@ impl ProviderConfig {
             }
             policy.standby.push(StandbyPool { instance_type, zone, count, windows: Vec::new() });
         }
+        let cloud = match raw.cloud {
+            raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
+            raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(ec2::settings(&check, base, &zone_names, ec2)?),
+        };
+        if let CloudConfig::Ec2(settings) = &cloud {
+            if catalog.region != raw.region {
+                let problem = format!("{:?}: {} is of {}", raw.region, files[1].display(), catalog.region);
+                return Err(check.error("region", problem));
+            }
+            // What there is no image for can't be bought. The policy may name it all the same.
+            catalog.types.retain(|spec| settings.images.contains_key(&spec.architecture));
+        }
         let authority_secret = replicas::secret(&check, "agents.authoritySecret", raw.agents.authority_secret)?;
         let types = catalog.types.clone().into_iter().map(|spec| InstanceType {
             name: spec.name,
@@ -205,9 +219,7 @@ impl ProviderConfig {
             agents_listen: raw.agents.listen,
             dns_server: raw.dns.server,
             dns_domain: raw.dns.domain,
-            cloud: match raw.cloud {
-                raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
-            },
+            cloud,
             types: types.collect(),
             buying: Arc::new(Buying {
                 policy,
@@ -272,7 +284,7 @@ impl Checker<'_> {
         parse_milli(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
     }
 
-    fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+    pub(super) fn bytes(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
         let expected = "expected a quantity of bytes above zero, such as 512Mi or 4Gi";
         parse_units(text).filter(|n| *n > 0).ok_or_else(|| self.error(key, format!("{text:?}: {expected}")))
     }

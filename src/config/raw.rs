@@ -1,7 +1,7 @@
 //! The shape of provider.yaml and catalog.yaml as written, before validation.
 
 use serde::Deserialize;
-use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -146,6 +146,44 @@ pub struct Dns {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Cloud {
     Local(Local),
+    Ec2(Ec2),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ec2 {
+    #[serde(rename = "endpointURL")]
+    pub endpoint_url: Option<String>,
+    #[serde(rename = "stsEndpointURL")]
+    pub sts_endpoint_url: Option<String>,
+    /// Twelve digits.
+    pub account: Option<String>,
+    pub identity_certificate: Option<PathBuf>,
+    pub subnets: BTreeMap<String, Vec<String>>,
+    pub security_groups: Vec<String>,
+    /// By architecture.
+    pub images: BTreeMap<String, String>,
+    pub instance_profile: Option<String>,
+    #[serde(default)]
+    pub root_volume: RootVolume,
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Registries spoken to by plain HTTP, as host:port.
+    #[serde(default)]
+    pub insecure_registries: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct RootVolume {
+    pub device: String,
+    pub size: String,
+}
+
+impl Default for RootVolume {
+    fn default() -> Self {
+        Self { device: "/dev/xvda".to_owned(), size: "20Gi".to_owned() }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -33,6 +33,9 @@ enum Command {
     Check {
         #[arg(long)]
         config: PathBuf,
+        /// Also ask the cloud, by dry runs, whether the account may do what the provider does
+        #[arg(long)]
+        cloud: bool,
     },
     /// Show Pods, what backs each, and what it costs
     Status(super::status::StatusArgs),
@@ -51,19 +54,19 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::LocalMachine(args) => machine::run(args),
         // Not necessarily where it will run: what the Pod would say of itself is made up.
-        Command::Check { config } => match ProviderConfig::load_in(&config, &Surroundings::of_some_pod()) {
+        Command::Check { config, cloud } => match load(&config, &Surroundings::of_some_pod()) {
             Ok(valid) => {
                 print!("{}", checked(&config, &valid));
-                ExitCode::SUCCESS
+                if cloud { permitted(runtime().block_on(super::cloud::check(&valid))) } else { ExitCode::SUCCESS }
             }
-            Err(error) => broken_file(&error),
+            Err(refused) => refused,
         },
-        Command::Node { config, log_format } => match ProviderConfig::load(&config) {
+        Command::Node { config, log_format } => match load(&config, &Surroundings::of_this_process()) {
             Ok(config) => {
                 telemetry::init_logs(log_format);
                 finish(runtime().block_on(super::provider::run(config)))
             }
-            Err(error) => broken_file(&error),
+            Err(refused) => refused,
         },
         Command::Plan(args) => super::plan::run(&args, jiff::Timestamp::now()),
         Command::Gateway(args) => {
@@ -94,6 +97,25 @@ fn checked(file: &Path, valid: &ProviderConfig) -> String {
         text += &format!("  with {}\n", file.display());
     }
     text
+}
+
+fn permitted(answer: anyhow::Result<bool>) -> ExitCode {
+    match answer {
+        Ok(false) => ExitCode::FAILURE,
+        other => finish(other.map(drop)),
+    }
+}
+
+/// A configuration that this program can serve; or what to exit with, when it has been told why not.
+fn load(file: &Path, surroundings: &Surroundings) -> Result<ProviderConfig, ExitCode> {
+    let config = ProviderConfig::load_in(file, surroundings).map_err(|error| broken_file(&error))?;
+    match super::cloud::not_built_in(&config) {
+        None => Ok(config),
+        Some(why) => {
+            eprintln!("pilotlight: {}: {why}", file.display());
+            Err(ExitCode::from(2))
+        }
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {

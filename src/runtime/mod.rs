@@ -1,12 +1,14 @@
 //! The wiring: what is made of what, who runs where, how it stops.
 //!
 //! - [`cli`]: arguments to calls, errors to exit codes.
+//! - [`cloud`]: where machines come from.
 //! - [`plan`]: `pilotlight plan`.
 //! - [`provider`]: `pilotlight node`.
 //! - [`simulate`]: `pilotlight simulate`.
 //! - [`status`]: `pilotlight status`.
 
 pub mod cli;
+mod cloud;
 mod gateway;
 mod http;
 mod leading;

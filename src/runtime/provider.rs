@@ -4,13 +4,12 @@
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
 use super::{
-    http, leading,
+    cloud, http, leading,
     node_identity::{node_identity, until_renewal},
     node_pods::NodePods,
     reload,
 };
-use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
-use crate::config::{CloudConfig, LocalConfig, NodeConfig, ProviderConfig};
+use crate::config::{NodeConfig, ProviderConfig};
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate, Places};
 use crate::kube::{
     authority::{self, AuthorityPem},
@@ -27,7 +26,7 @@ use crate::kube::{
 };
 use crate::kubelet_api::{KubeletApi, KubeletApiConfig, ServingCertificate};
 use crate::model::NodeName;
-use crate::ports::{AgentLink, Cloud};
+use crate::ports::AgentLink;
 use crate::reconcile::{Directory, Engine, EngineConfig, Input, WorldConfig};
 use crate::telemetry::Metrics;
 use anyhow::Context;
@@ -107,7 +106,11 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         () = cancel.cancelled() => return Ok(()),
         ca = authority(config, &provider) => Arc::new(ca.context("the agents' authority")?),
     };
-    let cloud = make_cloud(config, &ca)?;
+    let around = cloud::Surroundings { ca: &ca, provider: &provider, cancel: &cancel };
+    let (cloud, task) = cloud::make(config, &around).await?;
+    if let Some(task) = task {
+        spawn(&mut tasks, "the ledger of claims", task);
+    }
     let mut clients = HashMap::new();
     let mut serving = HashMap::new();
     let mut renewals = Vec::new();
@@ -283,42 +286,6 @@ async fn authority(config: &ProviderConfig, provider: &Client) -> anyhow::Result
             }
         }
     }
-}
-
-fn make_cloud(config: &ProviderConfig, ca: &Ca) -> anyhow::Result<Arc<dyn Cloud>> {
-    let CloudConfig::Local(local) = &config.cloud;
-    let cloud = LocalCloud::new(local_cloud_config(config, local, ca)?).context("the local cloud")?;
-    Ok(Arc::new(cloud))
-}
-
-fn local_cloud_config(config: &ProviderConfig, local: &LocalConfig, ca: &Ca) -> anyhow::Result<LocalCloudConfig> {
-    let agent_binary = match &local.agent {
-        Some(path) => path.clone(),
-        None => std::env::current_exe().context("this program's path")?.with_file_name("pilotlight-agent"),
-    };
-    Ok(LocalCloudConfig {
-        cluster: config.cluster.clone(),
-        state_dir: config.state_dir.join("instances"),
-        bridge: local.bridge.clone(),
-        bridge_address: local.bridge_address,
-        prefix_len: local.prefix_len,
-        zones: config.nodes.iter().map(|n| n.zone.clone()).collect(),
-        types: config.types.clone(),
-        machine_image: local.machine_image.clone(),
-        bin_dir: local.bin_dir.clone(),
-        cni_bin_dir: local.cni_bin_dir.clone(),
-        agent_binary,
-        self_binary: None,
-        provider_url: format!("https://{}", config.agents_advertise),
-        ca_pem: ca.certificate_pem().to_owned(),
-        registries: local
-            .insecure_registries
-            .iter()
-            .map(|host| Registry { host: host.clone(), endpoint: format!("http://{host}") })
-            .collect(),
-        sandbox_image: local.sandbox_image.clone(),
-        hidden: vec![config.state_dir.clone()],
-    })
 }
 
 fn world_config(config: &ProviderConfig) -> WorldConfig {

@@ -1,0 +1,112 @@
+//! EC2's API as this backend speaks it: the one place that knows the SDK's types.
+//!
+//! Every call waits for EC2's limits first ([`super::limits`]) and answers a [`Refusal`] where EC2 did not do
+//! what was asked. The SDK retries nothing: what may be tried again, and with which token, its callers decide.
+//!
+//! - [`launch`]: RunInstances, CreateFleet, launch templates. [`instances`]: DescribeInstances,
+//!   TerminateInstances. [`resources`]: what instances may leave. [`permissions`]: dry runs.
+
+mod instances;
+mod launch;
+mod permissions;
+mod resources;
+
+pub use launch::{FleetOrder, RunOrder};
+pub use permissions::{Permission, Right};
+
+use super::{
+    config::Ec2Config,
+    limits::{Kind, Limits},
+    refusal::{Refusal, Verdict},
+};
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_ec2::{
+    Client,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    types::{Filter, Tag},
+};
+use std::{collections::BTreeMap, error::Error, time::Duration};
+
+/// A launch of a hundred takes some seconds; one that takes longer is asked for again with its token.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How AWS is called. Credentials are looked for where AWS's tools look: the environment, a profile, a web
+/// identity (IRSA), the container's (EKS Pod Identity), the metadata service; at the first call, not here.
+pub fn sdk_config(region: &str) -> ConfigLoader {
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(CALL_TIMEOUT).build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+}
+
+pub struct Api {
+    client: Client,
+    limits: Limits,
+}
+
+impl Api {
+    pub fn new(config: &Ec2Config, shared: &SdkConfig) -> Self {
+        let mut own = aws_sdk_ec2::config::Builder::from(shared);
+        if let Some(url) = &config.endpoint_url {
+            own = own.endpoint_url(url);
+        }
+        Self { client: Client::from_conf(own.build()), limits: Limits::default() }
+    }
+
+    /// What a call came to; one that was throttled empties the mirror of its bucket.
+    fn answer<T, E, R>(&self, kind: Kind, result: Result<T, SdkError<E, R>>) -> Result<T, Refusal>
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+        R: std::fmt::Debug + 'static,
+    {
+        result.map_err(|error| {
+            let refusal = refusal(&error);
+            if refusal.code == "RequestLimitExceeded" {
+                self.limits.throttled(kind);
+            }
+            refusal
+        })
+    }
+}
+
+fn refusal<E, R>(error: &SdkError<E, R>) -> Refusal
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    if let Some(code) = error.code() {
+        return Refusal::new(code, error.message().unwrap_or("no message"));
+    }
+    let told = format!("{}", DisplayErrorContext(error));
+    match error {
+        // Neither the network nor the time: nobody could be found to sign as.
+        SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
+            Refusal::no_credentials(told)
+        }
+        SdkError::ConstructionFailure(_) => {
+            Refusal { code: "NotSent".to_owned(), message: told, verdict: Verdict::Refused }
+        }
+        _ => Refusal::unanswered(told),
+    }
+}
+
+fn filter(name: &str, value: &str) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+/// The filter for what is tagged with this cluster.
+fn of_cluster(cluster: &str) -> Filter {
+    filter(&format!("tag:{}", crate::model::tag::CLUSTER), cluster)
+}
+
+fn sdk_tags(tags: &BTreeMap<String, String>) -> Vec<Tag> {
+    tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
+}
+
+fn plain_tags(tags: &[Tag]) -> BTreeMap<String, String> {
+    let of = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+    tags.iter().filter_map(of).collect()
+}

@@ -1,0 +1,102 @@
+//! DescribeInstances and TerminateInstances.
+
+use super::super::{
+    limits::Kind,
+    records::{Machine, MachineState},
+    refusal::Refusal,
+};
+use super::{Api, of_cluster, plain_tags};
+use crate::model::InstanceId;
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use jiff::Timestamp;
+use std::net::IpAddr;
+
+/// As many as EC2 gives at once.
+const PAGE: i32 = 1000;
+/// What has no cost any more is described for an hour; it is asked for by id, once.
+const LIVING: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
+
+/// None for what is no instance of a kind that is known here.
+pub(super) fn machine(instance: &Instance) -> Option<Machine> {
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    let interface = instance.network_interfaces().first();
+    let secondary = interface.and_then(|interface| {
+        let other = |of: &&aws_sdk_ec2::types::InstancePrivateIpAddress| of.primary() == Some(false);
+        interface.private_ip_addresses().iter().find(other)?.private_ip_address().and_then(address)
+    });
+    let reason = instance.state_reason().and_then(|reason| reason.message().or_else(|| reason.code()));
+    Some(Machine {
+        id: InstanceId::new(instance.instance_id()?),
+        instance_type: instance.instance_type()?.as_str().to_owned(),
+        zone: instance.placement()?.availability_zone()?.to_owned(),
+        state: match instance.state()?.name()? {
+            InstanceStateName::Pending => MachineState::Pending,
+            InstanceStateName::Running => MachineState::Running,
+            InstanceStateName::ShuttingDown => MachineState::ShuttingDown,
+            InstanceStateName::Terminated => MachineState::Terminated,
+            InstanceStateName::Stopping => MachineState::Stopping,
+            InstanceStateName::Stopped => MachineState::Stopped,
+            _ => return None,
+        },
+        state_reason: reason.filter(|text| !text.is_empty()).map(str::to_owned),
+        private_ip: instance.private_ip_address().and_then(address),
+        secondary_ip: secondary,
+        launched_at: instance.launch_time().and_then(|at| Timestamp::from_second(at.secs()).ok())?,
+        spot: instance.instance_lifecycle().is_some_and(|lifecycle| lifecycle.as_str() == "spot"),
+        tags: plain_tags(instance.tags()),
+    })
+}
+
+impl Api {
+    /// All of the cluster that are not terminated, in every other state.
+    pub async fn living(&self, cluster: &str) -> Result<Vec<Machine>, Refusal> {
+        self.in_states(cluster, &LIVING).await
+    }
+
+    pub async fn stopped(&self, cluster: &str) -> Result<Vec<Machine>, Refusal> {
+        self.in_states(cluster, &["stopped"]).await
+    }
+
+    async fn in_states(&self, cluster: &str, states: &[&str]) -> Result<Vec<Machine>, Refusal> {
+        let states =
+            states.iter().fold(Filter::builder().name("instance-state-name"), |filter, state| filter.values(*state));
+        let filters = vec![of_cluster(cluster), states.build()];
+        let (mut found, mut next) = (Vec::new(), None);
+        loop {
+            self.limits.take(Kind::Describe, 1).await;
+            let sent = self
+                .client
+                .describe_instances()
+                .set_filters(Some(filters.clone()))
+                .max_results(PAGE)
+                .set_next_token(next)
+                .send()
+                .await;
+            let page = self.answer(Kind::Describe, sent)?;
+            found.extend(page.reservations().iter().flat_map(|r| r.instances()).filter_map(machine));
+            next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            if next.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// In any state. One unknown id fails the call.
+    pub async fn by_id(&self, ids: &[InstanceId]) -> Result<Vec<Machine>, Refusal> {
+        let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        self.limits.take(Kind::Describe, 1).await;
+        let sent = self.client.describe_instances().set_instance_ids(Some(ids)).send().await;
+        let answer = self.answer(Kind::Describe, sent)?;
+        Ok(answer.reservations().iter().flat_map(|r| r.instances()).filter_map(machine).collect())
+    }
+
+    /// One unknown id fails the call.
+    pub async fn terminate(&self, ids: &[InstanceId]) -> Result<(), Refusal> {
+        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        self.limits.take(Kind::TerminatedMachines, count).await;
+        self.limits.take(Kind::TerminateInstances, 1).await;
+        let sent = self.client.terminate_instances().set_instance_ids(Some(ids)).send().await;
+        self.answer(Kind::TerminateInstances, sent).map(drop)
+    }
+}

@@ -1,0 +1,156 @@
+//! What the account lets us do, asked by dry runs: EC2 judges the right and does nothing.
+
+use super::super::{
+    config::Ec2Config,
+    refusal::{Refusal, Verdict},
+};
+use super::{
+    Api,
+    launch::{launch_tags, tagged},
+    refusal,
+};
+use aws_sdk_ec2::{
+    error::{ProvideErrorMetadata, SdkError},
+    types::{
+        DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest, FleetLaunchTemplateSpecificationRequest,
+        FleetType, RequestLaunchTemplateData, ResourceType, Tag, TargetCapacitySpecificationRequest,
+    },
+};
+use std::{error::Error, fmt::Debug};
+
+/// The id of nothing.
+const NOTHING: &str = "00000000000000000";
+
+/// What a dry run of an action came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    Granted,
+    Denied(String),
+    /// The dry run failed for another reason, or could only be made on something that is not there: a right that
+    /// holds for what is tagged as ours alone does not show then.
+    Unclear(String),
+}
+
+/// An action, as IAM names it, and whether it may be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    pub action: &'static str,
+    pub right: Right,
+}
+
+fn judge<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    R: Debug + 'static,
+{
+    let right = match answer.as_ref().map_err(refusal) {
+        Ok(_) => Right::Granted,
+        Err(refusal) if refusal.code == "DryRunOperation" => Right::Granted,
+        // The right was judged, and then the thing was looked for.
+        Err(Refusal { verdict: Verdict::NotFound | Verdict::TemplateGone, .. }) => Right::Granted,
+        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
+        Err(refusal) => Right::Unclear(refusal.to_string()),
+    };
+    Permission { action, right }
+}
+
+/// Of a dry run on what does not exist.
+fn judge_on_nothing<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    R: Debug + 'static,
+{
+    let judged = judge(action, answer);
+    match judged.right {
+        Right::Denied(why) => Permission { right: Right::Unclear(why), ..judged },
+        _ => judged,
+    }
+}
+
+impl Api {
+    /// Every action that the provider calls.
+    pub async fn permissions(&self, config: &Ec2Config) -> Vec<Permission> {
+        let client = &self.client;
+        let subnet = config.subnets.values().flatten().next().cloned().unwrap_or_default();
+        let image = config.images.values().next().cloned().unwrap_or_default();
+        let template = format!("{}dry-run", super::super::template::name_prefix(&config.cluster));
+        let from =
+            FleetLaunchTemplateSpecificationRequest::builder().launch_template_name(&template).version("1").build();
+        let fleet = FleetLaunchTemplateConfigRequest::builder().launch_template_specification(from).build();
+        let capacity = TargetCapacitySpecificationRequest::builder()
+            .total_target_capacity(1)
+            .default_target_capacity_type(DefaultTargetCapacityType::OnDemand)
+            .build();
+        let data = RequestLaunchTemplateData::builder().image_id(&image).build();
+        // As at a launch: a right may hold for what is tagged as ours alone.
+        let own = [(crate::model::tag::CLUSTER.to_owned(), config.cluster.clone())].into();
+        let instance = format!("i-{NOTHING}");
+        let tags = |kinds: &[ResourceType]| Some(launch_tags(&own, kinds));
+        let tag = Tag::builder().key(crate::model::tag::CLUSTER).value(&config.cluster).build();
+        let volume = format!("vol-{NOTHING}");
+        let interface = format!("eni-{NOTHING}");
+        vec![
+            judge("ec2:DescribeInstances", client.describe_instances().dry_run(true).max_results(5).send().await),
+            judge("ec2:DescribeVolumes", client.describe_volumes().dry_run(true).max_results(5).send().await),
+            judge(
+                "ec2:DescribeNetworkInterfaces",
+                client.describe_network_interfaces().dry_run(true).max_results(5).send().await,
+            ),
+            judge(
+                "ec2:DescribeLaunchTemplates",
+                client.describe_launch_templates().dry_run(true).max_results(5).send().await,
+            ),
+            judge(
+                "ec2:CreateLaunchTemplate",
+                client
+                    .create_launch_template()
+                    .dry_run(true)
+                    .launch_template_name(&template)
+                    .launch_template_data(data)
+                    .set_tag_specifications(Some(tagged(&own, &[ResourceType::LaunchTemplate])))
+                    .send()
+                    .await,
+            ),
+            judge_on_nothing(
+                "ec2:DeleteLaunchTemplate",
+                client.delete_launch_template().dry_run(true).launch_template_name(&template).send().await,
+            ),
+            judge(
+                "ec2:RunInstances",
+                client
+                    .run_instances()
+                    .dry_run(true)
+                    .min_count(1)
+                    .max_count(1)
+                    .image_id(&image)
+                    .subnet_id(subnet)
+                    .set_security_group_ids(Some(config.security_groups.clone()))
+                    .set_tag_specifications(tags(&[ResourceType::NetworkInterface]))
+                    .send()
+                    .await,
+            ),
+            judge(
+                "ec2:CreateFleet",
+                client
+                    .create_fleet()
+                    .dry_run(true)
+                    .r#type(FleetType::Instant)
+                    .target_capacity_specification(capacity)
+                    .launch_template_configs(fleet)
+                    .set_tag_specifications(tags(&[ResourceType::Fleet]))
+                    .send()
+                    .await,
+            ),
+            judge("ec2:CreateTags", client.create_tags().dry_run(true).resources(&instance).tags(tag).send().await),
+            judge_on_nothing(
+                "ec2:TerminateInstances",
+                client.terminate_instances().dry_run(true).instance_ids(&instance).send().await,
+            ),
+            judge_on_nothing("ec2:DeleteVolume", client.delete_volume().dry_run(true).volume_id(volume).send().await),
+            judge_on_nothing(
+                "ec2:DeleteNetworkInterface",
+                client.delete_network_interface().dry_run(true).network_interface_id(interface).send().await,
+            ),
+        ]
+    }
+}

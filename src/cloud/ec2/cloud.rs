@@ -1,0 +1,284 @@
+//! [`Cloud`] on EC2: the port's calls, put together of the parts beside this.
+
+use super::{
+    api::{Api, Permission},
+    attest::Attestor,
+    config::Ec2Config,
+    journal::Journal,
+    launch::Launcher,
+    ledger::Ledger,
+    records::{Machine, record},
+    refusal::{Refusal, Verdict},
+    sweep, tags,
+    template::TemplateError,
+    window::{Call, Window},
+};
+use crate::{
+    model::{ClientToken, InstanceId, InstanceRecord, LaunchRequest, Launched, tag},
+    ports::{Challenge, Claim, ClaimError, Cloud, CloudError},
+    retry::Backoff,
+};
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use jiff::Timestamp;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// AWS, "RunInstances", ClientToken.
+const TOKEN_LENGTH: usize = 64;
+/// Launches remembered with what they brought; each caller's token is new, so few are ever asked for again.
+const REMEMBERED: usize = 256;
+/// Without rights EC2 is asked no more often than this.
+const FIRST_DENIED_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_DENIED_WAIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Ec2Error {
+    #[error("the directory {0} can't be made")]
+    Journal(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+pub struct Ec2Cloud {
+    config: Ec2Config,
+    attestor: Attestor,
+    api: Arc<Api>,
+    launcher: Launcher,
+    described: Arc<Window<Machine>>,
+    terminated: Window<()>,
+    ledger: Arc<Mutex<Ledger>>,
+    remembered: Mutex<VecDeque<(ClientToken, String, Launched)>>,
+    /// What a former process had under way was taken up.
+    resumed: tokio::sync::Mutex<bool>,
+    denied: Mutex<Option<Denied>>,
+    _sweeper: AbortOnDropHandle<()>,
+}
+
+/// EC2 lets us do nothing for now.
+struct Denied {
+    until: Instant,
+    refusal: Refusal,
+    pauses: Backoff,
+}
+
+impl Ec2Cloud {
+    /// To be called within a runtime: what it gathers and sweeps are tasks, which end with it. `shared` is made by
+    /// [`super::sdk_config`].
+    pub fn new(config: Ec2Config, shared: &SdkConfig, attestor: Attestor) -> Result<Self, Ec2Error> {
+        let api = Arc::new(Api::new(&config, shared));
+        let open = |error| Ec2Error::Journal(config.journal_dir.clone(), error);
+        let journal = Journal::open(&config.journal_dir).map_err(open)?;
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let described = Arc::new(Window::new(describe_call(&api)));
+        let launcher =
+            Launcher::new(config.clone(), Arc::clone(&api), journal, Arc::clone(&described), Arc::clone(&ledger))?;
+        let sweep = sweep::run(Arc::clone(&api), config.cluster.clone(), launcher.template_names(), config.sweep_every);
+        Ok(Self {
+            terminated: Window::new(terminate_call(&api)),
+            remembered: Mutex::default(),
+            resumed: tokio::sync::Mutex::new(false),
+            denied: Mutex::new(None),
+            _sweeper: AbortOnDropHandle::new(tokio::spawn(sweep)),
+            config,
+            attestor,
+            api,
+            launcher,
+            described,
+            ledger,
+        })
+    }
+
+    /// Whether the account lets us do what we must, by dry runs.
+    pub async fn permissions(config: &Ec2Config, shared: &SdkConfig) -> Vec<Permission> {
+        Api::new(config, shared).permissions(config).await
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, VecDeque<(ClientToken, String, Launched)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, request: &LaunchRequest) -> Result<(), String> {
+        let token = request.client_token.as_str();
+        if token.is_empty() || token.len() > TOKEN_LENGTH || !token.is_ascii() {
+            return Err(format!("{token:?} is no client token: 1 to {TOKEN_LENGTH} ASCII characters"));
+        }
+        if request.count == 0 {
+            return Err("a launch of no instance".to_owned());
+        }
+        if request.offers.is_empty() {
+            return Err("a launch without an offer".to_owned());
+        }
+        if !self.config.subnets.contains_key(&request.zone) {
+            return Err(format!("there is no zone {}", request.zone));
+        }
+        match request.offers.iter().find(|offer| !self.config.types.contains_key(&offer.instance_type)) {
+            Some(offer) => Err(format!("there is no instance type {}", offer.instance_type)),
+            None => Ok(()),
+        }
+    }
+
+    /// What an earlier launch with this token brought, of this process or another.
+    async fn before(&self, request: &LaunchRequest) -> Result<Option<Launched>, CloudError> {
+        let print = tags::fingerprint(request);
+        let reused = || refused(format!("token {} was used for another request", request.client_token));
+        let own = self.remembered().iter().find(|(token, ..)| *token == request.client_token).cloned();
+        if let Some((_, known, launched)) = own {
+            return if known == print { Ok(Some(launched)) } else { Err(reused()) };
+        }
+        if !self.ledger().is_complete() {
+            self.describe().await?;
+        }
+        let records = self.ledger().with_token(request.client_token.as_str());
+        if records.iter().any(|record| record.tags.get(tags::REQUEST) != Some(&print)) {
+            return Err(reused());
+        }
+        Ok((!records.is_empty()).then_some(Launched { records, shortages: Vec::new() }))
+    }
+
+    /// While EC2 lets us do nothing it is not asked again and again.
+    fn waits(&self) -> Option<Refusal> {
+        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.as_ref().filter(|denied| denied.until > Instant::now()).map(|denied| denied.refusal.clone())
+    }
+
+    fn note(&self, answer: &Result<Vec<Machine>, Refusal>) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Err(refusal) if refusal.verdict == Verdict::Denied => {
+                let before = denied.take().map(|denied| denied.pauses);
+                let mut pauses = before.unwrap_or_else(|| Backoff::new(FIRST_DENIED_WAIT, LONGEST_DENIED_WAIT));
+                let until = Instant::now() + pauses.next_wait();
+                *denied = Some(Denied { until, refusal: refusal.clone(), pauses });
+            }
+            Err(_) => {}
+            Ok(_) => *denied = None,
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceRecord>, Refusal> {
+        let listed = self.api.living(&self.config.cluster).await;
+        self.note(&listed);
+        let records = listed?.into_iter().map(|machine| record(machine, &self.config.types));
+        Ok(records.collect())
+    }
+
+    /// Whether there was something to take up.
+    async fn resume(&self) -> bool {
+        let mut resumed = self.resumed.lock().await;
+        if std::mem::replace(&mut *resumed, true) {
+            return false;
+        }
+        self.launcher.resume().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the last process had under way can't be read");
+            0
+        }) > 0
+    }
+}
+
+#[async_trait]
+impl Cloud for Ec2Cloud {
+    async fn launch(&self, request: &LaunchRequest) -> Result<Launched, CloudError> {
+        self.check(request).map_err(refused)?;
+        if let Some(launched) = self.before(request).await? {
+            return Ok(launched);
+        }
+        let launched = self.launcher.launch(request).await.map_err(|refusal| refusal.cloud_error("launch"))?;
+        let mut remembered = self.remembered();
+        remembered.push_back((request.client_token.clone(), tags::fingerprint(request), launched.clone()));
+        if remembered.len() > REMEMBERED {
+            remembered.pop_front();
+        }
+        Ok(launched)
+    }
+
+    async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError> {
+        let failed = |refusal: Refusal| refusal.cloud_error("describe");
+        if let Some(refusal) = self.waits() {
+            return Err(failed(refusal));
+        }
+        let mut listed = self.list().await.map_err(failed)?;
+        if self.resume().await {
+            listed = self.list().await.map_err(failed)?;
+        }
+        let missing = self.ledger().missing(&listed);
+        let found = self.described.ask(missing.clone()).await.map_err(failed)?;
+        let found = found.into_iter().map(|(id, machine)| (id, record(machine, &self.config.types))).collect();
+        let records = self.ledger().settle(listed, &missing, found, Timestamp::now());
+        self.attestor.listed(&records);
+        Ok(records)
+    }
+
+    async fn terminate(&self, ids: &[InstanceId]) -> Result<(), CloudError> {
+        let done = self.terminated.ask(ids.to_vec()).await.map_err(|refusal| refusal.cloud_error("terminate"))?;
+        let now = Timestamp::now();
+        // What EC2 does not know is gone, or has not come yet.
+        let coming = ids.iter().find(|id| !done.contains_key(*id) && self.ledger().is_coming(id, now));
+        match coming {
+            None => Ok(()),
+            Some(id) => {
+                Err(CloudError::Retry { operation: "terminate", message: format!("{id} is not known to EC2 yet") })
+            }
+        }
+    }
+
+    /// Of what was seen a short while ago, if that tells its address; else EC2 is asked about it alone.
+    async fn find(&self, id: &InstanceId) -> Result<Option<InstanceRecord>, CloudError> {
+        let known = self.ledger().get(id).cloned();
+        if let Some(record) = known.filter(|record| record.private_ip.is_some()) {
+            return Ok(Some(record));
+        }
+        let mut found =
+            self.described.ask(vec![id.clone()]).await.map_err(|refusal| refusal.cloud_error("describe"))?;
+        // By its id any instance of the account is found.
+        let ours = |machine: &Machine| machine.tags.get(tag::CLUSTER) == Some(&self.config.cluster);
+        Ok(found.remove(id).filter(ours).map(|machine| record(machine, &self.config.types)))
+    }
+
+    fn challenge(&self, peer: IpAddr) -> Option<Challenge> {
+        Some(self.attestor.challenge(peer))
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError> {
+        let unsettled = |error: CloudError| ClaimError::Unsettled(claim.instance.clone(), error.to_string());
+        let record = self.find(&claim.instance).await.map_err(unsettled)?;
+        self.attestor.claim(claim, record).await
+    }
+}
+
+fn describe_call(api: &Arc<Api>) -> Call<Machine> {
+    let api = Arc::clone(api);
+    Arc::new(move |ids| {
+        let api = Arc::clone(&api);
+        Box::pin(async move {
+            let found = api.by_id(&ids).await?;
+            Ok(found.into_iter().map(|machine| (machine.id.clone(), machine)).collect::<BTreeMap<_, _>>())
+        })
+    })
+}
+
+fn terminate_call(api: &Arc<Api>) -> Call<()> {
+    let api = Arc::clone(api);
+    Arc::new(move |ids| {
+        let api = Arc::clone(&api);
+        Box::pin(async move {
+            api.terminate(&ids).await?;
+            Ok(ids.into_iter().map(|id| (id, ())).collect::<BTreeMap<_, _>>())
+        })
+    })
+}
+
+fn refused(message: String) -> CloudError {
+    CloudError::Refused { operation: "launch", message }
+}

@@ -1,0 +1,225 @@
+//! `cloud.ec2` of provider.yaml.
+
+use super::{ConfigError, provider::Checker, raw};
+use crate::decide::purchase::policy::Architecture;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Where instances of EC2 are made, and of what. The region is the provider's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ec2Settings {
+    pub endpoint_url: Option<String>,
+    /// None: the region's own.
+    pub sts_endpoint_url: Option<String>,
+    /// None: instances of any account are taken, if they are in the list.
+    pub account: Option<String>,
+    /// The region's certificate: with it, the identity document is a proof too.
+    pub identity_certificate: Option<PathBuf>,
+    /// By zone, in the order they are tried.
+    pub subnets: BTreeMap<String, Vec<String>>,
+    pub security_groups: Vec<String>,
+    pub images: BTreeMap<Architecture, String>,
+    pub instance_profile: Option<String>,
+    pub root_volume_device: String,
+    pub root_volume_gib: u32,
+    pub tags: BTreeMap<String, String>,
+    pub insecure_registries: Vec<String>,
+}
+
+/// AWS, "Tag restrictions"; the keys are ours alone, or AWS's.
+const LONGEST_KEY: usize = 128;
+const LONGEST_VALUE: usize = 256;
+const RESERVED: [&str; 2] = ["pilotlight.dev/", "aws:"];
+/// Of the fifty that a resource may have; the others are ours.
+const MOST_TAGS: usize = 30;
+/// EBS, gp3.
+const LARGEST_GIB: u64 = 16 << 10;
+
+pub(super) fn settings(
+    check: &Checker,
+    base: &Path,
+    zones: &[String],
+    raw: raw::Ec2,
+) -> Result<Ec2Settings, ConfigError> {
+    let key = |name: &str| format!("cloud.ec2.{name}");
+    for (name, url) in [("endpointURL", &raw.endpoint_url), ("stsEndpointURL", &raw.sts_endpoint_url)] {
+        let Some(url) = url else { continue };
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains([' ', '@'])) {
+            let problem = format!("{url:?}: expected a URL without a user, such as https://ec2.example:443");
+            return Err(check.error(key(name), problem));
+        }
+    }
+    if let Some(account) = raw.account.as_ref().filter(|id| id.len() != 12 || !id.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(check.error(key("account"), format!("{account:?}: expected twelve digits in quotes")));
+    }
+    if let Some(zone) = raw.subnets.keys().find(|zone| !zones.contains(zone)) {
+        let problem = format!("{zone:?} is none of the zones under nodes");
+        return Err(check.error(key("subnets"), problem));
+    }
+    for zone in zones {
+        let of = key(&format!("subnets.{zone}"));
+        let subnets = raw.subnets.get(zone).map(Vec::as_slice).unwrap_or_default();
+        if subnets.is_empty() {
+            return Err(check.error(of, "is missing or empty: there is a node in this zone, expected a subnet for it"));
+        }
+        ids(check, &of, "subnet-", subnets)?;
+    }
+    let groups = key("securityGroups");
+    if raw.security_groups.is_empty() {
+        return Err(
+            check.error(groups, "is empty: expected the groups of the instances, such as [sg-0123456789abcdef0]")
+        );
+    }
+    ids(check, &groups, "sg-", &raw.security_groups)?;
+    let mut images = BTreeMap::new();
+    for (name, image) in raw.images {
+        let of = key(&format!("images.{name}"));
+        let architecture = match name.as_str() {
+            "amd64" => Architecture::Amd64,
+            "arm64" => Architecture::Arm64,
+            _ => return Err(check.error(of, "is no architecture: expected amd64 or arm64")),
+        };
+        ids(check, &of, "ami-", std::slice::from_ref(&image))?;
+        images.insert(architecture, image);
+    }
+    if images.is_empty() {
+        return Err(check.error(key("images"), "is empty: expected an image for amd64, arm64 or both"));
+    }
+    if let Some(profile) = &raw.instance_profile
+        && (profile.is_empty()
+            || profile.len() > 128
+            || !profile.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b)))
+    {
+        let problem = format!("{profile:?}: expected the instance profile's name, not its ARN");
+        return Err(check.error(key("instanceProfile"), problem));
+    }
+    let raw::RootVolume { device, size } = raw.root_volume;
+    if !device.starts_with("/dev/") || device.len() > 32 {
+        let problem = format!("{device:?}: expected the root device as the image names it, such as /dev/xvda");
+        return Err(check.error(key("rootVolume.device"), problem));
+    }
+    let gib = check.bytes(&key("rootVolume.size"), &size)?;
+    let whole = (gib % (1 << 30) == 0).then_some(gib >> 30).filter(|gib| *gib <= LARGEST_GIB);
+    let root_volume_gib = whole.and_then(|gib| u32::try_from(gib).ok()).ok_or_else(|| {
+        let problem = format!("{size:?}: expected whole Gi, at most {LARGEST_GIB}Gi");
+        check.error(key("rootVolume.size"), problem)
+    })?;
+    tags(check, &key("tags"), &raw.tags)?;
+    for host in &raw.insecure_registries {
+        let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(_))) || host.contains(['/', ' ', '"']) {
+            let problem = format!("{host:?}: expected host:port");
+            return Err(check.error(key("insecureRegistries"), problem));
+        }
+    }
+    Ok(Ec2Settings {
+        endpoint_url: raw.endpoint_url,
+        sts_endpoint_url: raw.sts_endpoint_url,
+        account: raw.account,
+        identity_certificate: raw.identity_certificate.map(|path| base.join(path)),
+        subnets: raw.subnets,
+        security_groups: raw.security_groups,
+        images,
+        instance_profile: raw.instance_profile,
+        root_volume_device: device,
+        root_volume_gib,
+        tags: raw.tags,
+        insecure_registries: raw.insecure_registries,
+    })
+}
+
+/// AWS's ids: a prefix, and eight or seventeen hexadecimal digits.
+fn ids(check: &Checker, key: &str, prefix: &str, all: &[String]) -> Result<(), ConfigError> {
+    let digits = |rest: &str| matches!(rest.len(), 8 | 17) && rest.bytes().all(|b| b.is_ascii_hexdigit());
+    match all.iter().find(|id| !id.strip_prefix(prefix).is_some_and(digits)) {
+        None => Ok(()),
+        Some(id) => Err(check.error(key, format!("{id:?}: expected an id such as {prefix}0123456789abcdef0"))),
+    }
+}
+
+fn tags(check: &Checker, key: &str, tags: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    if tags.len() > MOST_TAGS {
+        return Err(check.error(key, format!("has {} tags: expected at most {MOST_TAGS}", tags.len())));
+    }
+    for (name, value) in tags {
+        let of = format!("{key}.{name}");
+        if let Some(reserved) = RESERVED.iter().find(|reserved| name.to_ascii_lowercase().starts_with(**reserved)) {
+            return Err(check.error(of, format!("keys that begin with {reserved} are not to be set here")));
+        }
+        if name.is_empty() || name.chars().count() > LONGEST_KEY || value.chars().count() > LONGEST_VALUE {
+            let problem =
+                format!("expected a key of 1 to {LONGEST_KEY} and a value of up to {LONGEST_VALUE} characters");
+            return Err(check.error(of, problem));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CloudConfig, ProviderConfig, Surroundings};
+    use super::*;
+
+    const GOOD: &str = include_str!("../../provider-config/provider-ec2.yaml");
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider-ec2.yaml");
+
+    fn validated(text: &str) -> Result<ProviderConfig, ConfigError> {
+        super::super::parse(Path::new(FILE), text)
+            .and_then(|raw| ProviderConfig::validate(Path::new(FILE), raw, &Surroundings::default()))
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid_and_only_what_there_is_an_image_for_is_bought() {
+        let config = validated(GOOD).unwrap();
+        let CloudConfig::Ec2(settings) = &config.cloud else { panic!("{:?}", config.cloud) };
+        assert_eq!((settings.subnets.len(), settings.root_volume_gib), (2, 20));
+        assert!(config.buying.market.catalog.types.iter().all(|spec| spec.architecture == Architecture::Amd64));
+        let arm = GOOD.replace("      amd64: ami-", "      arm64: ami-");
+        let types = validated(&arm).unwrap().buying.market.catalog.types.clone();
+        assert!(!types.is_empty() && types.iter().all(|spec| spec.architecture == Architecture::Arm64));
+    }
+
+    #[test]
+    fn every_broken_key_is_named_with_what_was_expected() {
+        for (from, to, key, expected) in [
+            ("region: us-east-1", "region: eu-west-1", "region", "us-east-1"),
+            ("      us-east-1b: [subnet-0b1b2c3d4e5f60718]\n", "", "cloud.ec2.subnets.us-east-1b", "missing"),
+            ("us-east-1b: [subnet", "us-east-1z: [subnet", "cloud.ec2.subnets", "none of the zones"),
+            ("[subnet-0b1b2c3d4e5f60718]", "[]", "cloud.ec2.subnets.us-east-1b", "empty"),
+            ("subnet-0b1b2c3d4e5f60718", "subnet-b", "cloud.ec2.subnets.us-east-1b", "subnet-0123456789abcdef0"),
+            ("[sg-0123456789abcdef0]", "[]", "cloud.ec2.securityGroups", "empty"),
+            ("[sg-0123456789abcdef0]", "[default]", "cloud.ec2.securityGroups", "sg-0123456789abcdef0"),
+            ("amd64: ami", "x86: ami", "cloud.ec2.images.x86", "amd64 or arm64"),
+            ("ami-0123456789abcdef0", "debian-13", "cloud.ec2.images.amd64", "ami-0123456789abcdef0"),
+            (
+                "# instanceProfile: pilotlight",
+                "instanceProfile: arn:aws:iam::1:instance-profile/x",
+                "cloud.ec2.instanceProfile",
+                "not its ARN",
+            ),
+            ("device: /dev/xvda", "device: xvda", "cloud.ec2.rootVolume.device", "/dev/xvda"),
+            ("size: 20Gi", "size: 1500M", "cloud.ec2.rootVolume.size", "whole Gi"),
+            ("size: 20Gi", "size: huge", "cloud.ec2.rootVolume.size", "quantity"),
+            ("team: platform", "pilotlight.dev/class: x", "cloud.ec2.tags", "not to be set"),
+            ("team: platform", "AWS:x: y", "cloud.ec2.tags", "not to be set"),
+            ("# endpointURL: http://10.70.0.1:15000", "endpointURL: 10.70.0.1", "cloud.ec2.endpointURL", "URL"),
+            ("# stsEndpointURL: http://10.70.0.1:15000", "stsEndpointURL: ftp://x", "cloud.ec2.stsEndpointURL", "URL"),
+            ("# account: ", "account: '12' # ", "cloud.ec2.account", "twelve digits"),
+            (
+                "# insecureRegistries: [\"10.70.0.1:5000\"]",
+                "insecureRegistries: [registry]",
+                "cloud.ec2.insecureRegistries",
+                "host:port",
+            ),
+            ("    rootVolume:", "    rootVolumes:", "cloud.ec2.rootVolumes", "unknown field"),
+            ("    securityGroups: [sg-0123456789abcdef0]\n", "", "cloud.ec2", "securityGroups"),
+        ] {
+            assert!(GOOD.contains(from), "{from:?} is not in the example");
+            let refusal = validated(&GOOD.replacen(from, to, 1)).expect_err(to).to_string();
+            assert!(refusal.contains(key) && refusal.contains(expected), "{to}: {refusal}");
+        }
+    }
+}
