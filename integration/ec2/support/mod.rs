@@ -1,5 +1,7 @@
 //! A stand-in of a test's own: started in a namespace of its own, asked over HTTP, ended with the test.
 
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
 use nix::{
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
@@ -96,6 +98,15 @@ impl StandIn {
         });
         let address = fs::read_to_string(file).unwrap().trim().to_owned();
         Self { process, dir, address, cluster }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// For files of the test; removed with it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn api(&self, form: &str) -> Answer {

@@ -1,0 +1,392 @@
+//! EC2's backend against the stand-in, and what it promises beside the contract.
+
+use super::{
+    Place, ids,
+    support::{Machines, StandIn, field, fields},
+    until,
+};
+use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
+use jiff::SignedDuration;
+use pilotlight::{
+    claims::{FileStore, Ledger},
+    cloud::ec2::{
+        Ec2Cloud,
+        attest::{AttestConfig, Attestor, StsClient},
+        config::{Ec2Config, RootVolume, TypeFacts},
+        sdk_config,
+    },
+    decide::purchase::policy::Architecture,
+    model::{Allocation, HourlyPrice, InstanceState, LaunchRequest, Offer, Purchase},
+    ports::{Cloud, CloudError},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+const TYPES: [&str; 2] = ["c6i.large", "m6i.large"];
+
+pub struct Ec2 {
+    cloud: Option<Ec2Cloud>,
+    config: Ec2Config,
+    runtime: Runtime,
+    cancel: CancellationToken,
+    standin: StandIn,
+}
+
+impl Ec2 {
+    pub fn new(name: &str) -> Self {
+        let standin = StandIn::start(&format!("contract-{name}"), Machines::None);
+        let facts = standin.get("/standin/facts");
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let subnets = facts["subnets"].as_object().unwrap();
+        let of = |name: &str, burstable, price| {
+            (name.to_owned(), TypeFacts { architecture: Architecture::Amd64, burstable, on_demand: HourlyPrice(price) })
+        };
+        let config = Ec2Config {
+            cluster: "contract".to_owned(),
+            region: text(&facts["region"]),
+            endpoint_url: Some(standin.url()),
+            subnets: subnets.iter().map(|(zone, id)| (zone.clone(), vec![text(id)])).collect(),
+            security_groups: vec![text(&facts["securityGroup"])],
+            images: [(Architecture::Amd64, text(&facts["image"]))].into(),
+            instance_profile: None,
+            root_volume: RootVolume { device: "/dev/xvda".to_owned(), size_gib: 20 },
+            tags: [("team".to_owned(), "platform".to_owned())].into(),
+            provider_url: "https://10.72.0.1:10255".to_owned(),
+            ca_pem: "a certificate".to_owned(),
+            insecure_registries: Vec::new(),
+            types: [of("c6i.large", false, 85_000), of("m6i.large", false, 96_000), of("t3.micro", true, 10_400)]
+                .into(),
+            journal_dir: standin.dir().join("launches"),
+            sweep_every: Duration::from_secs(1),
+        };
+        let cancel = CancellationToken::new();
+        let mut place = Self { cloud: None, config, runtime: Runtime::new().unwrap(), cancel, standin };
+        place.restart();
+        place
+    }
+
+    fn make(&self, config: Ec2Config) -> Ec2Cloud {
+        self.runtime.block_on(async {
+            let credentials = Credentials::new("standin", "standin", None, None, "the test");
+            let shared = sdk_config(&config.region)
+                .credentials_provider(SharedCredentialsProvider::new(credentials))
+                .load()
+                .await;
+            let sts = StsClient::at(config.endpoint_url.as_ref().unwrap()).unwrap();
+            let (ledger, writer) =
+                Ledger::new(FileStore::new(config.journal_dir.with_extension("claims")), self.cancel.clone());
+            tokio::spawn(writer);
+            let attest = AttestConfig {
+                cluster: config.cluster.clone(),
+                region: config.region.clone(),
+                account: None,
+                identity_certificates: None,
+                register_within: SignedDuration::from_mins(10),
+            };
+            let attestor = Attestor::new(attest, Arc::new(sts), Arc::new(ledger));
+            Ec2Cloud::new(config, &shared, attestor).unwrap()
+        })
+    }
+
+    fn calls(&self, action: &str) -> u64 {
+        self.standin.get("/standin/calls")["actions"][format!("ec2:{action}")]["calls"].as_u64().unwrap_or(0)
+    }
+
+    /// Of all actions together.
+    fn throttled(&self) -> u64 {
+        let calls = self.standin.get("/standin/calls");
+        calls["actions"].as_object().unwrap().values().map(|action| action["throttled"].as_u64().unwrap()).sum()
+    }
+
+    fn offers(&self, token: &str, count: u32, offers: &[(&str, Purchase)]) -> LaunchRequest {
+        let offer = |(name, purchase): &(&str, Purchase)| Offer {
+            instance_type: (*name).to_owned(),
+            purchase: *purchase,
+            price: HourlyPrice(7),
+        };
+        LaunchRequest { offers: offers.iter().map(offer).collect(), ..self.request(token, count) }
+    }
+}
+
+impl Place for Ec2 {
+    fn cloud(&self) -> &dyn Cloud {
+        self.cloud.as_ref().unwrap()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn restart(&mut self) {
+        self.cloud = None;
+        self.cloud = Some(self.make(self.config.clone()));
+    }
+
+    fn zone(&self) -> &'static str {
+        "us-east-1a"
+    }
+
+    fn types(&self) -> &'static [&'static str] {
+        &TYPES
+    }
+}
+
+#[test]
+fn a_pinned_type_is_run_and_a_flexible_or_spot_one_is_a_fleet() {
+    let place = Ec2::new("means");
+    place.launch(&place.offers("pinned", 2, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    assert_eq!((place.calls("RunInstances"), place.calls("CreateFleet")), (1, 0));
+    let flexible = [("c6i.large", Purchase::OnDemand), ("m6i.large", Purchase::OnDemand)];
+    let launched = place.launch(&place.offers("flexible", 2, &flexible)).unwrap();
+    assert_eq!((place.calls("RunInstances"), place.calls("CreateFleet")), (1, 1));
+    assert!(launched.records.iter().all(|r| r.instance_type == "c6i.large"), "in the order of the offers");
+    let spot = place.launch(&place.offers("spot", 1, &[("m6i.large", Purchase::Spot)])).unwrap();
+    assert_eq!((place.calls("RunInstances"), place.calls("CreateFleet")), (1, 2));
+    assert_eq!(spot.records[0].purchase, Purchase::Spot);
+    let described = place.standin.api("Action=DescribeInstances");
+    assert_eq!(fields(&described.text, "instanceLifecycle"), ["spot"]);
+}
+
+#[test]
+fn an_instance_gets_what_the_template_says_and_everything_is_tagged_at_launch() {
+    let place = Ec2::new("template");
+    place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let described = place.standin.api("Action=DescribeInstances").text;
+    let id = field(&described, "instanceId");
+    assert_eq!(field(&described, "httpTokens"), "required");
+    assert_eq!(field(&described, "httpPutResponseHopLimit"), "1");
+    let attribute = format!("Action=DescribeInstanceAttribute&Attribute=userData&InstanceId={id}");
+    assert!(place.standin.api(&attribute).text.contains("I2Nsb3VkLWNvbmZpZ"), "#cloud-config, in base64");
+    for (what, list) in [("Instances", "tagSet"), ("Volumes", "tagSet"), ("NetworkInterfaces", "tagSet")] {
+        let text = place
+            .standin
+            .api(&format!("Action=Describe{what}&Filter.1.Name=tag:pilotlight.dev/cluster&Filter.1.Value.1=contract"))
+            .text;
+        assert!(text.contains(list) && text.contains("<value>platform</value>"), "{what}: {text}");
+    }
+    let templates = place.standin.api("Action=DescribeLaunchTemplates").text;
+    let names = fields(&templates, "launchTemplateName");
+    assert!(names.len() == 1 && names[0].starts_with("pilotlight-contract-"), "{templates}");
+    let again = place.make(place.config.clone());
+    place.runtime.block_on(again.launch(&place.offers("two", 1, &[("t3.micro", Purchase::Burstable)]))).unwrap();
+    assert_eq!(place.calls("CreateLaunchTemplate"), 1, "the next process finds it by its name");
+}
+
+#[test]
+fn what_a_pool_lacks_is_had_from_the_next_and_named() {
+    let place = Ec2::new("ice");
+    place.standin.script(r#"{"capacity": {"spot:c6i.large:*": 1, "on-demand:t3.micro:*": 0}}"#);
+    let offers = [
+        ("t3.micro", Purchase::Burstable),
+        ("c6i.large", Purchase::Spot),
+        ("m6i.large", Purchase::CapacityReservation),
+        ("m6i.large", Purchase::OnDemand),
+    ];
+    let launched = place.launch(&place.offers("through", 3, &offers)).unwrap();
+    let mut had: Vec<_> = launched.records.iter().map(|r| (r.instance_type.as_str(), r.purchase.as_str())).collect();
+    had.sort_unstable();
+    assert_eq!(
+        had,
+        [("c6i.large", "spot"), ("m6i.large", "capacity-reservation"), ("m6i.large", "capacity-reservation")]
+    );
+    let short: Vec<_> = launched
+        .shortages
+        .iter()
+        .map(|s| {
+            (
+                s.instance_type.as_deref().unwrap(),
+                s.purchase.unwrap().as_str(),
+                s.zone.as_deref().unwrap(),
+                s.code.as_str(),
+            )
+        })
+        .collect();
+    let ice = "InsufficientInstanceCapacity";
+    assert_eq!(short, [("t3.micro", "burstable", "us-east-1a", ice), ("c6i.large", "spot", "us-east-1a", ice)]);
+
+    place.standin.script(r#"{"capacity": {"*:*:*": 0}}"#);
+    let none = place.launch(&place.offers("none", 1, &offers)).unwrap();
+    assert_eq!((none.records.len(), none.shortages.len()), (0, 4), "{none:?}");
+}
+
+#[test]
+fn a_subnet_without_addresses_is_passed_over_for_the_zones_next() {
+    let mut place = Ec2::new("subnets");
+    let (first, second) = (place.standin.subnet("us-east-1a"), place.standin.subnet("us-east-1b"));
+    place.config.subnets.insert("us-east-1a".to_owned(), vec![first, second]);
+    place.restart();
+    let full = r#"{"action": "RunInstances", "code": "InsufficientFreeAddressesInSubnet", "times": 1}"#;
+    place.standin.script(&format!(r#"{{"faults": [{full}]}}"#));
+    let launched = place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    assert_eq!((launched.records.len(), launched.shortages.len()), (1, 0));
+    place.standin.script(&format!(r#"{{"faults": [{}]}}"#, full.replace(", \"times\": 1", "")));
+    let none = place.launch(&place.offers("two", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let short = &none.shortages[0];
+    assert_eq!((&short.purchase, &short.instance_type, short.zone.as_deref()), (&None, &None, Some("us-east-1a")));
+}
+
+#[test]
+fn a_lost_answer_and_a_throttled_call_are_asked_for_again_and_launch_once() {
+    let place = Ec2::new("lost");
+    place.standin.script(
+        r#"{"faults": [{"action": "CreateFleet", "code": "InternalError", "times": 1, "after": true},
+                       {"action": "RunInstances", "code": "RequestLimitExceeded", "times": 2}]}"#,
+    );
+    let spot = place.launch(&place.offers("spot", 3, &[("c6i.large", Purchase::Spot)])).unwrap();
+    assert_eq!(spot.records.len(), 3);
+    let run = place.launch(&place.offers("run", 2, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    assert_eq!((run.records.len(), run.shortages.len()), (2, 0), "throttling is no shortage");
+    assert_eq!(place.describe().len(), 5);
+    assert_eq!(place.standin.get("/standin/calls")["launched"], 5);
+}
+
+#[test]
+fn a_launch_under_way_at_the_end_of_a_process_is_taken_up_by_the_next_and_made_once() {
+    let mut place = Ec2::new("killed");
+    // The launch takes longer than the process lives.
+    place.standin.script(r#"{"launchMillis": 1500}"#);
+    let wanted = place.offers("killed", 2, &[("t3.micro", Purchase::Burstable)]);
+    let cloud = place.cloud.take().unwrap();
+    let launch = place.runtime.spawn(async move { cloud.launch(&wanted).await });
+    until("the call is on its way", || place.calls("RunInstances") == 1);
+    launch.abort();
+    until("it is gone", || launch.is_finished());
+    place.restart();
+    let found = place.describe();
+    assert_eq!(found.len(), 2, "what was asked for is known before anything else is");
+    assert_eq!(place.standin.get("/standin/calls")["launched"], 2);
+    place.restart();
+    assert_eq!(place.describe().len(), 2);
+    assert_eq!(place.standin.get("/standin/calls")["launched"], 2, "it was struck off");
+}
+
+#[test]
+fn instances_that_ec2_does_not_show_yet_are_known_and_can_be_ended_later() {
+    let place = Ec2::new("lag");
+    place.standin.script(r#"{"notFoundMillis": 9999999}"#);
+    let spot = place.launch(&place.offers("spot", 2, &[("c6i.large", Purchase::Spot)])).unwrap();
+    assert_eq!(place.describe().keys().cloned().collect::<Vec<_>>(), ids(&spot).into_iter().collect::<Vec<_>>());
+    let all: Vec<_> = ids(&spot).into_iter().collect();
+    assert!(matches!(place.terminate(&all), Err(CloudError::Retry { .. })));
+    place.standin.script("{}");
+    place.terminate(&all).unwrap();
+    until("they have ended", || place.describe().values().all(|r| r.state == InstanceState::Terminated));
+}
+
+#[test]
+fn one_that_ended_by_itself_is_told_of_with_its_reason() {
+    let place = Ec2::new("reason");
+    let launched = place.launch(&place.offers("one", 1, &[("c6i.large", Purchase::Spot)])).unwrap();
+    let id = &launched.records[0].id;
+    place.describe();
+    place.standin.post(&format!("/standin/instances/{id}/interrupt?seconds=0"), "");
+    let mut reason = None;
+    until("its end is told", || {
+        let end = place.describe().remove(id).filter(|r| r.state == InstanceState::Terminated);
+        reason = end.and_then(|r| r.state_reason);
+        reason.is_some()
+    });
+    assert!(reason.clone().unwrap().contains("Spot instance termination"), "{reason:?}");
+}
+
+#[test]
+fn without_rights_everything_is_refused_with_the_code_and_comes_back_with_them() {
+    let place = Ec2::new("denied");
+    place.standin.script(r#"{"faults": [{"action": "*", "code": "AuthFailure"}]}"#);
+    let described = place.runtime.block_on(place.cloud().describe());
+    assert!(
+        matches!(&described, Err(CloudError::Refused { message, .. }) if message.contains("AuthFailure")),
+        "{described:?}"
+    );
+    let before = place.calls("DescribeInstances");
+    for _ in 0..20 {
+        assert!(place.runtime.block_on(place.cloud().describe()).is_err());
+    }
+    assert!(place.calls("DescribeInstances") <= before + 2, "EC2 is not asked again and again");
+    assert!(place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).is_err());
+    place.standin.script("{}");
+    until("it is described again", || place.runtime.block_on(place.cloud().describe()).is_ok());
+    place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+}
+
+#[test]
+fn many_launches_at_once_wait_for_ec2s_limits_and_none_is_throttled() {
+    let place = Ec2::new("limits");
+    let requests: Vec<_> =
+        (0..9).map(|n| place.offers(&format!("batch-{n}"), 3, &[("t3.micro", Purchase::Burstable)])).collect();
+    let all = place.runtime.block_on(async {
+        let cloud = place.cloud();
+        futures::future::join_all(requests.iter().map(|request| cloud.launch(request))).await
+    });
+    assert!(all.iter().all(|launched| launched.as_ref().is_ok_and(|launched| launched.records.len() == 3)));
+    assert_eq!((place.throttled(), place.calls("RunInstances")), (0, 9));
+    let ended: Vec<_> = all.iter().flat_map(|launched| ids(launched.as_ref().unwrap())).collect();
+    let cloud = place.cloud();
+    let ends = ended.iter().map(|id| cloud.terminate(std::slice::from_ref(id)));
+    let ends = place.runtime.block_on(futures::future::join_all(ends));
+    assert!(ends.iter().all(Result::is_ok));
+    assert_eq!(place.calls("TerminateInstances"), 1, "one call for all that are ended at once");
+}
+
+#[test]
+fn what_was_left_behind_is_found_twice_and_ended_and_what_is_in_use_or_of_others_is_not() {
+    let place = Ec2::new("leaks");
+    let launched = place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let used = fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    let tagged = |kind: &str, cluster: &str| {
+        format!(
+            "&TagSpecification.1.ResourceType={kind}&TagSpecification.1.Tag.1.Key=pilotlight.dev/cluster&TagSpecification.1.Tag.1.Value={cluster}"
+        )
+    };
+    let volume = |cluster: &str| {
+        let made = place
+            .standin
+            .api(&format!("Action=CreateVolume&Size=1&AvailabilityZone=us-east-1a{}", tagged("volume", cluster)));
+        field(&made.text, "volumeId")
+    };
+    let (leaked, foreign) = (volume("contract"), volume("another"));
+    let interface = place.standin.api(&format!(
+        "Action=CreateNetworkInterface&SubnetId={}{}",
+        place.standin.subnet("us-east-1a"),
+        tagged("network-interface", "contract")
+    ));
+    let interface = field(&interface.text, "networkInterfaceId");
+    let old = format!(
+        "Action=CreateLaunchTemplate&LaunchTemplateName=pilotlight-contract-0&LaunchTemplateData.ImageId=ami-1{}",
+        tagged("launch-template", "contract")
+    );
+    assert_eq!(place.standin.api(&old).status, 200);
+    let left = || {
+        let [volumes, interfaces, templates] = ["Volumes", "NetworkInterfaces", "LaunchTemplates"]
+            .map(|what| place.standin.api(&format!("Action=Describe{what}")).text);
+        volumes.contains(&leaked) || interfaces.contains(&interface) || templates.contains("pilotlight-contract-0")
+    };
+    assert!(left());
+    until("it is swept", || !left());
+    assert!(place.standin.api("Action=DescribeVolumes").text.contains(&foreign));
+    let templates = fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    assert_eq!(templates, used);
+    assert!(place.describe().contains_key(&launched.records[0].id));
+}
+
+#[test]
+fn five_hundred_are_five_calls_and_every_one_has_its_price() {
+    let place = Ec2::new("hundreds");
+    let offers = BTreeMap::from([("c6i.large", 30_000), ("m6i.large", 31_000)]);
+    let mut wanted = place.offers("many", 500, &[]);
+    wanted.allocation = Allocation::PriceCapacityOptimized;
+    wanted.offers = offers
+        .iter()
+        .map(|(name, price)| Offer {
+            instance_type: (*name).to_owned(),
+            purchase: Purchase::Spot,
+            price: HourlyPrice(*price),
+        })
+        .collect();
+    let launched = place.launch(&wanted).unwrap();
+    assert_eq!((ids(&launched).len(), place.calls("CreateFleet"), place.throttled()), (500, 5, 0));
+    let described = place.describe();
+    assert_eq!(described.len(), 500);
+    assert!(described.values().all(|r| r.price == HourlyPrice(offers[r.instance_type.as_str()])));
+}

@@ -1,0 +1,86 @@
+//! The stand-in for EC2 in the test cluster's network, asked from outside of it.
+
+use crate::support::{Cluster, PATIENCE};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+const STANDIN: &str = "http://10.70.0.1:15000/standin";
+
+fn curl(args: &[&str], path: &str) -> String {
+    let url = format!("{STANDIN}/{path}");
+    let mut command = vec!["curl", "-sSf"];
+    command.extend(args);
+    command.push(&url);
+    Cluster::get().inside(&command)
+}
+
+fn get(path: &str) -> Value {
+    serde_json::from_str(&curl(&[], path)).expect("the stand-in answers JSON")
+}
+
+/// Sets what EC2 does from now on; all of it.
+pub fn script(script: &str) {
+    curl(&["-X", "PUT", "--data-raw", script], "script");
+}
+
+/// The script's end, also when its test fails: the next one begins with an EC2 that does what it is asked.
+pub struct Scripted;
+
+impl Scripted {
+    pub fn new(text: &str) -> Self {
+        script(text);
+        Self
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            script("{}");
+        }
+    }
+}
+
+/// How often each action was called: `ec2:RunInstances`.
+pub fn calls() -> BTreeMap<String, u64> {
+    let calls = get("calls");
+    let actions = calls["actions"].as_object().expect("an object");
+    actions.iter().map(|(name, count)| (name.clone(), count["calls"].as_u64().unwrap_or(0))).collect()
+}
+
+pub fn called(action: &str) -> u64 {
+    calls().get(action).copied().unwrap_or(0)
+}
+
+/// All that were ever launched.
+pub fn launched() -> u64 {
+    get("calls")["launched"].as_u64().expect("a number")
+}
+
+/// State, pool and whether its machine is there, by id.
+pub fn instances() -> BTreeMap<String, (String, String, String)> {
+    let all = get("instances");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of = |i: &Value| (text(&i["id"]), (text(&i["state"]), text(&i["pool"]), text(&i["machine"])));
+    all.as_array().expect("a list").iter().map(of).collect()
+}
+
+/// Those that cost something, or whose machine is still there.
+pub fn left() -> Vec<String> {
+    let over = |(state, _, machine): &(String, String, String)| state == "terminated" && machine == "Gone";
+    instances().into_iter().filter(|(_, instance)| !over(instance)).map(|(id, of)| format!("{id}: {of:?}")).collect()
+}
+
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+        while !condition() {
+            tick.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not so after {PATIENCE:?}: {what}");
+}
+
+pub async fn until_nothing_is_left() {
+    until("every instance is terminated and every machine gone", || left().is_empty()).await;
+}
