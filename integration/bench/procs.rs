@@ -109,18 +109,23 @@ impl Machine {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            let before = busy()?;
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            let after = busy()?;
-            let (busy, all) = (after.0 - before.0, after.1 - before.1);
-            if busy * 5 < all {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        quiet().await
     }
+}
+
+/// Waits, for a while, until the machine does little else. Says whether it got so.
+pub async fn quiet() -> Result<bool> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        let before = busy()?;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let after = busy()?;
+        let (busy, all) = (after.0 - before.0, after.1 - before.1);
+        if busy * 5 < all {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Established connections to the agents' port, in this network namespace.
