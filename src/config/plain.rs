@@ -1,10 +1,11 @@
 //! The cost policy of a provider that is given none: for every Pod the cheapest type that holds it, on
-//! demand, whatever the type; what is short is asked for again soon.
+//! demand, whatever the type; for reserves a burstable one, if there is one; what is short is asked for again soon.
 
 use crate::decide::purchase::policy::{
     Architecture, Class, CreditMode, Credits, Ice, Instances, Interruption, Match, Overrides, Placement, Policy,
     Sizing, Step, Ttl,
 };
+use crate::decide::reserve;
 use crate::model::{Allocation, Purchase};
 use jiff::SignedDuration;
 
@@ -21,7 +22,7 @@ pub fn policy(cpu_millis: u64, memory_bytes: u64, register: SignedDuration) -> P
         name: "default".to_owned(),
         weight: i32::MIN,
         matches: Match::default(),
-        purchase: vec![on_demand],
+        purchase: vec![on_demand.clone()],
         instances: Instances {
             // The nodes say that they are amd64.
             architectures: vec![Architecture::Amd64],
@@ -37,8 +38,20 @@ pub fn policy(cpu_millis: u64, memory_bytes: u64, register: SignedDuration) -> P
         max_hourly: None,
         use_commitments: true,
     };
+    let reserve = reserve::Policy::default();
+    let burstable = Step { option: Purchase::Burstable, ..on_demand.clone() };
+    let of_reserves = Class {
+        name: reserve.class.clone(),
+        weight: i32::MAX,
+        matches: Match {
+            annotations: [("pilotlight.dev/use-class".to_owned(), reserve.class.clone())].into(),
+            ..Match::default()
+        },
+        purchase: vec![burstable, on_demand],
+        ..class.clone()
+    };
     Policy {
-        classes: vec![class],
+        classes: vec![of_reserves, class],
         limits: Vec::new(),
         standby: Vec::new(),
         commitments: Vec::new(),
@@ -47,5 +60,6 @@ pub fn policy(cpu_millis: u64, memory_bytes: u64, register: SignedDuration) -> P
         ttl: Ttl { launch: SignedDuration::from_mins(5), register, max_lifetime: None },
         interruption: Interruption::default(),
         overrides: Overrides::default(),
+        reserve,
     }
 }

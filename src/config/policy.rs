@@ -10,6 +10,7 @@ mod instances;
 mod locate;
 mod market;
 pub mod raw;
+mod reserve;
 mod standby;
 #[cfg(test)]
 mod tests;

@@ -32,12 +32,13 @@
 //! a decision never takes the last endpoint of what once was ready; a reserve is detached only while the hold is
 //! seen by the autoscaler; it is deleted by force only after it was seen idle.
 //!
-//! [`size`] decides what a reserve requests.
+//! [`size`] decides what a reserve requests; [`Policy`] is what the cost policy says of all of this.
 
 mod drain;
 mod facts;
 mod machine;
 mod outcome;
+mod policy;
 pub mod size;
 #[cfg(test)]
 mod tests;
@@ -47,3 +48,4 @@ pub use facts::{
 };
 pub use machine::{OnFailure, Parking, Rules, decide};
 pub use outcome::{Decision, Effect, Grace, Reason, Report, State, Truth, Why};
+pub use policy::{AppliesTo, MOST_SPECS, Policy, PolicySizing, Unbounded};

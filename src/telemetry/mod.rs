@@ -51,6 +51,11 @@ struct Reloading {
     result: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReserveState {
+    state: String,
+}
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
@@ -69,6 +74,7 @@ pub struct Metrics {
     registrations: Counter,
     registrations_refused: Family<Refusal, Counter>,
     connections_refused: Family<Refusal, Counter>,
+    reserves: Family<ReserveState, Gauge>,
 }
 
 impl Default for Metrics {
@@ -118,6 +124,8 @@ impl Default for Metrics {
             "Connections to the agents' port that were closed at once, by which limit",
             connections_refused.clone(),
         );
+        let reserves = Family::<ReserveState, Gauge>::default();
+        registry.register("reserve_revisions", "Revisions by where their reserve stands", reserves.clone());
         Self {
             registry: Arc::new(registry),
             leader,
@@ -134,6 +142,7 @@ impl Default for Metrics {
             registrations,
             registrations_refused,
             connections_refused,
+            reserves,
         }
     }
 }
@@ -191,6 +200,16 @@ impl Metrics {
 
     pub fn reloaded(&self, well: bool) {
         self.reloads.get_or_create(&Reloading { result: if well { "taken-up" } else { "refused" }.to_owned() }).inc();
+    }
+
+    /// How many Revisions are in each state of the reserve's machine.
+    pub fn reserves(&self, states: &std::collections::BTreeMap<&'static str, i64>) {
+        for (state, count) in states {
+            self.reserves.get_or_create(&ReserveState { state: (*state).to_owned() }).set(*count);
+        }
+        if states.is_empty() {
+            self.reserves.clear();
+        }
     }
 
     /// All of it, in the OpenMetrics text format.

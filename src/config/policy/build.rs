@@ -17,7 +17,7 @@ const DEFAULT: &str = "default";
 const DEFAULT_SIZING: Sizing = Sizing::Requests { cpu_millis: 250, memory_bytes: 256 << 20 };
 
 pub fn policy(check: &Checker, raw: raw::Policy, catalog: &Catalog) -> Result<Policy, PolicyError> {
-    let raw::Policy { defaults, classes, limits, standby, commitments, reservations, overrides } = raw;
+    let raw::Policy { defaults, classes, limits, standby, commitments, reservations, overrides, reserve } = raw;
     let fallback = fallback(check, &defaults, catalog)?;
     let limits = self::limits(check, &limits, &classes)?;
     let mut resolver = Resolver { check, catalog, classes: &classes, fallback: &fallback, done: BTreeMap::new() };
@@ -35,6 +35,7 @@ pub fn policy(check: &Checker, raw: raw::Policy, catalog: &Catalog) -> Result<Po
     let mut resolved: Vec<Class> = resolver.done.into_values().collect();
     resolved.sort_by(|a, b| b.weight.cmp(&a.weight).then_with(|| a.name.cmp(&b.name)));
     let raw::Defaults { ice, ttl, interruption, .. } = defaults;
+    let reserve = super::reserve::policy(check, &reserve, &resolved, catalog)?;
     resolved.push(fallback);
     let duration = |key: &str, given: &Option<raw::Duration>| {
         given.as_ref().map(|d| check.duration(&format!("defaults.{key}"), d)).transpose()
@@ -61,6 +62,7 @@ pub fn policy(check: &Checker, raw: raw::Policy, catalog: &Catalog) -> Result<Po
             max_hourly_price: overrides.max_hourly_price == raw::PermitPrice::LowerOnly,
             eci: overrides.eci == raw::Permit::Allow,
         },
+        reserve,
     })
 }
 

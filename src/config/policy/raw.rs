@@ -76,6 +76,8 @@ pub struct Policy {
     pub reservations: Vec<Reservation>,
     /// Which annotations of a Pod may narrow what its class allows.
     pub overrides: Overrides,
+    /// What keeps answering for a service that is scaled to zero.
+    pub reserve: Reserve,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -396,6 +398,84 @@ pub enum PermitPrice {
     LowerOnly,
     #[default]
     Deny,
+}
+
+/// A reserve: one small warm copy of a service that is scaled to zero. Services ask for it by the annotation
+/// `pilotlight.dev/reserve: enabled`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Reserve {
+    /// Services that have one without asking: those that any of these matches.
+    pub applies_to: Vec<AppliesTo>,
+    /// The class that buys reserves; they carry its name as `pilotlight.dev/use-class`. Left out: `reserve`.
+    pub class: Option<String>,
+    /// Left out: a tenth of the template's CPU and a quarter of its memory, at least 100m and 128Mi.
+    pub sizing: Option<ReserveSizing>,
+    /// The most memory that a reserve gets, whatever the service was seen to need.
+    pub max_memory: Option<Amount>,
+    /// How long a new reserve may take until it is ready (a startup probe of its own may add to it); 2m.
+    pub startup_timeout: Option<Duration>,
+    /// When none becomes ready in time; `plain-zero`.
+    pub on_failure: OnReserveFailure,
+    /// From a failed try for a reserve to the next; 10m.
+    pub retry_after: Option<Duration>,
+    /// What becomes of a reserve when standard Pods answer: `release` (if left out), `always` (one is kept ready at
+    /// all times), or for how long it is kept, such as 10m.
+    pub parking: Option<String>,
+    /// Whether a tag without a share of the traffic counts as traffic.
+    pub tags: bool,
+    /// Requests at once that a reserve lets in where containerConcurrency is 0: a number (100 if left out; ten times
+    /// as many wait in it, and more are answered 503), or `refuse`: such a service gets no reserve.
+    pub unbounded_concurrency: Option<Concurrency>,
+}
+
+/// All that is given must hold.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AppliesTo {
+    /// Names or globs.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Labels of the service's template.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum ReserveSizing {
+    /// As it says, for every service.
+    Absolute(Requests),
+    /// Of what the template requests.
+    Fraction(Fraction),
+    /// Types (t3.micro), or sizes as vCPUs and memory (1-2Gi): the first that holds what the service needs.
+    Listed(Vec<String>),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Fraction {
+    pub cpu_percent: u32,
+    pub memory_percent: u32,
+    /// Never less than this.
+    pub least: Requests,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReserveFailure {
+    /// The service goes to zero without one.
+    #[default]
+    PlainZero,
+    /// Standard Pods stay until one is ready, for an hour at most.
+    HoldStandard,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Concurrency {
+    Bound(u32),
+    Word(String),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

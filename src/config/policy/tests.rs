@@ -71,6 +71,19 @@ const BROKEN: &[(&str, &str)] = &[
         "price-with-unit",
         "3: classes[0].maxHourlyPrice: \"$0.10\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
     ),
+    ("reserve-applies-to-nobody", "2: reserve.appliesTo[0]: is empty: expected namespaces (`*` for all), labels or both"),
+    ("reserve-bought-by-nobody", "2: reserve.class: \"small\": expected the name of a class"),
+    (
+        "reserve-by-override",
+        "4: reserve.class: \"small\" buys by its own sizes, whatever a Pod requests: expected a class of sizing.mode requests, because a reserve requests what its service was seen to need",
+    ),
+    (
+        "reserve-of-unknown-type",
+        "3: reserve.sizing.listed[1]: \"t3.tiny\": expected a type of the catalog, or vCPUs and memory as 1-2Gi",
+    ),
+    ("reserve-parked", "2: reserve.parking: \"sometimes\": expected release, always or a duration such as 10m"),
+    ("reserve-percent", "2: reserve.sizing.fraction.cpuPercent: 110: expected a percentage from 0 to 100"),
+    ("reserve-unbounded", "2: reserve.unboundedConcurrency: 0: expected a number above zero, or refuse"),
     ("reserved-name", "2: classes[0].name: \"default\" is empty, given twice or `default`, which is reserved"),
     ("same-class-twice", "3: classes[1].name: \"web\" is empty, given twice or `default`, which is reserved"),
     ("same-purchase-twice", "2: defaults.purchase[1].option: is given twice: expected each way of buying once"),
@@ -90,7 +103,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "unknown-section",
-        "2: limit: unknown field `limit`, expected one of defaults, classes, limits, standby, commitments, reservations, overrides",
+        "2: limit: unknown field `limit`, expected one of defaults, classes, limits, standby, commitments, reservations, overrides, reserve",
     ),
     (
         "unknown-standby-zone",

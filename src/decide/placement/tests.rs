@@ -40,7 +40,7 @@ fn step(option: Purchase, after_ice: bool) -> Step {
 /// Spot for namespace `jobs`, a mix for owned Pods, on demand for the rest.
 fn policy() -> Policy {
     let mut policy = plain_policy(100, 1, SignedDuration::from_mins(5));
-    let default = policy.classes[0].clone();
+    let default = policy.classes.pop().expect("the last serves every Pod");
     let jobs = Class {
         name: "jobs".into(),
         matches: Match { namespaces: vec!["jobs".parse().unwrap()], ..Match::default() },
@@ -52,9 +52,9 @@ fn policy() -> Policy {
         matches: Match { owner_kinds: vec!["ReplicaSet".into()], ..Match::default() },
         mix: Some(Mix { on_demand_base: 1, on_demand_percent_above_base: 50, group_by: GroupBy::Owner }),
         purchase: vec![step(Purchase::Spot, false), step(Purchase::OnDemand, true)],
-        ..default
+        ..default.clone()
     };
-    policy.classes.splice(0..0, [jobs, web]);
+    policy.classes = vec![jobs, web, default];
     policy
 }
 

@@ -22,6 +22,7 @@ pub struct Policy {
     pub ttl: Ttl,
     pub interruption: Interruption,
     pub overrides: Overrides,
+    pub reserve: crate::decide::reserve::Policy,
 }
 
 #[derive(Clone, Debug)]

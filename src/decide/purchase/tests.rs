@@ -51,6 +51,7 @@ fn policy(classes: Vec<Class>) -> Policy {
         ttl: Ttl { launch: SignedDuration::from_mins(5), register: SignedDuration::from_mins(5), max_lifetime: None },
         interruption: Interruption::default(),
         overrides: Overrides { instance_types: true, purchase: true, max_hourly_price: true, eci: true },
+        reserve: crate::decide::reserve::Policy::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! Memory is what a process needs to live; too little of it kills. CPU is what it needs to be fast; too little
 //! makes it slow. So CPU follows the policy, and memory has a floor.
 
+use crate::model::{parse_milli, parse_units};
 use jiff::SignedDuration;
 
 const MI: u64 = 1 << 20;
@@ -108,6 +109,13 @@ fn listed(sizes: &[Size], template: Size, floor: Option<u64>) -> Sized {
             advice: Some(Advice::TooSmall { largest_bytes: largest.memory_bytes, floor_bytes: floor }),
         },
     }
+}
+
+/// `1-2Gi`: vCPUs and memory.
+pub fn parse(text: &str) -> Option<Size> {
+    let (cpu, memory) = text.split_once('-')?;
+    let size = Size { cpu_millis: parse_milli(cpu)?, memory_bytes: parse_units(memory)? };
+    (size.cpu_millis > 0 && size.memory_bytes > 0).then_some(size)
 }
 
 fn part(of: u64, percent: u32) -> u64 {

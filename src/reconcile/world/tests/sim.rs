@@ -135,6 +135,7 @@ pub fn buying() -> Buying {
         ttl: Ttl { launch: SignedDuration::from_mins(5), register, max_lifetime: None },
         interruption: Interruption::default(),
         overrides: Overrides::default(),
+        reserve: crate::decide::reserve::Policy::default(),
     };
     let catalog = Catalog {
         region: "local".to_owned(),
