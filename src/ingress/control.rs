@@ -9,8 +9,8 @@ use super::proxy::{Endpoints, Live, Metrics};
 use super::secrets::Secrets;
 use super::spec::{CLASS_ANNOTATION, Ingress};
 use super::status::Addresses;
-use super::watched::{Change, Events, Names, events};
 use super::world::{Certificate, StatusWrite, World};
+use crate::kube::watched::{Change, Feed, name};
 use crate::model::ObjectName;
 use crate::retry::Backoff;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -109,30 +109,6 @@ pub async fn run(
     }
 }
 
-/// A watch and what it has shown.
-struct Feed<K> {
-    events: Events<K>,
-    names: Names,
-    listed: bool,
-}
-
-impl<K> Feed<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    fn new(api: Api<K>, config: watcher::Config) -> Self {
-        Self { events: events(api, config), names: Names::default(), listed: false }
-    }
-
-    /// Dropping it loses nothing: it waits in one place only.
-    async fn next(&mut self) -> Vec<Change<K>> {
-        let Some(event) = self.events.next().await else { return std::future::pending().await };
-        let changes = self.names.take(event);
-        self.listed |= changes.iter().any(|change| matches!(change, Change::Listed));
-        changes
-    }
-}
-
 struct Controller {
     world: World,
     /// Which Service each slice is of: a deletion names the slice only.
@@ -150,7 +126,7 @@ impl Controller {
         for change in changes {
             match change {
                 Change::Seen(ingress) => {
-                    let name = super::watched::name(&*ingress);
+                    let name = name(&*ingress);
                     let ours = ingress.annotations().get(CLASS_ANNOTATION) == Some(&self.config.class);
                     // One that is being deleted is served until it is gone.
                     if ours { self.world.see(name, *ingress) } else { self.world.forget(&name) }
@@ -167,7 +143,7 @@ impl Controller {
         let services = &mut self.world.directory.services;
         for change in changes {
             match change {
-                Change::Seen(object) => drop(services.insert(super::watched::name(&*object), service(&object))),
+                Change::Seen(object) => drop(services.insert(name(&*object), service(&object))),
                 Change::Gone(name) => drop(services.remove(&name)),
                 Change::Listed => {}
             }
@@ -179,7 +155,7 @@ impl Controller {
         for change in changes {
             match change {
                 Change::Seen(object) => {
-                    let name = super::watched::name(&*object);
+                    let name = name(&*object);
                     self.forget_slice(&name);
                     if let Some(slice) = slice(&object) {
                         self.slice_owners.insert(name.clone(), slice.service.clone());
@@ -207,7 +183,7 @@ impl Controller {
     fn take_written(&mut self, written: Written) -> bool {
         match written {
             // As if the watch had shown it: the next plan doesn't write it again.
-            Written::Done(ingress) => self.world.see(super::watched::name(&*ingress), *ingress),
+            Written::Done(ingress) => self.world.see(name(&*ingress), *ingress),
             Written::Overtaken { .. } => return std::mem::take(&mut self.writer.skipped),
             Written::Failed => {}
         }

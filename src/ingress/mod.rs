@@ -42,5 +42,4 @@ mod secrets;
 pub mod spec;
 pub mod status;
 pub mod table;
-mod watched;
 pub mod world;

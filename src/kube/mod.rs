@@ -7,6 +7,7 @@
 //! - [`refs`]: ConfigMaps, Secrets and tokens that Pods refer to, watched while they do.
 //! - [`services`]: Services and EndpointSlices for the proxies.
 //! - [`writer`]: status patches and final deletes, coalesced. [`render`]: what they contain.
+//! - [`reserve`]: the reserves of Knative's Revisions. [`watched`]: watches as changes.
 //! - [`events`]: Events on Pods. [`reviews`], [`client_ca`]: who may call the kubelet API.
 //!
 //! Nothing outside this room knows k8s_openapi or kube.
@@ -23,8 +24,10 @@ pub mod node;
 pub mod pods;
 pub mod refs;
 pub mod render;
+pub mod reserve;
 pub mod reviews;
 pub mod services;
+pub mod watched;
 pub mod writer;
 
 /// A request that the API server did not grant.

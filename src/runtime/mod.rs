@@ -15,6 +15,7 @@ mod leading;
 mod node_identity;
 mod node_pods;
 mod plan;
+mod pod_usage;
 mod provider;
 mod reload;
 mod simulate;

@@ -7,6 +7,7 @@ use super::{
     cloud, http, leading,
     node_identity::{node_identity, until_renewal},
     node_pods::NodePods,
+    pod_usage::PodUsage,
     reload,
 };
 use crate::config::{NodeConfig, ProviderConfig};
@@ -20,6 +21,7 @@ use crate::kube::{
     node::{self, NodeFacts, Readiness},
     pods,
     refs::RefStore,
+    reserve,
     reviews::ApiReviews,
     services::{self, ServiceStore},
     writer::StatusWriter,
@@ -166,7 +168,14 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         spawn(&mut tasks, "the watch on pods", watch);
     }
     let (taken_up, reloads) = mpsc::channel(1);
-    let watch = reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), taken_up };
+    let (bought_by, buying) = watch::channel(Arc::clone(&config.buying));
+    let watch = reload::Watch {
+        config: config.clone(),
+        clients: clients.clone(),
+        metrics: metrics.clone(),
+        taken_up,
+        buying: bought_by,
+    };
     spawn(&mut tasks, "the watch on the configuration", watch.run(cancel.clone()));
     let (cloud_answers, health) = watch::channel(Err("the cloud has not been asked yet".to_owned()));
     let engine = Engine::new(
@@ -185,6 +194,14 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         Input { pods: pods_input, agents, refs: refs_input, reloads },
     );
     spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
+    let usage = PodUsage { directory: directory.clone(), link: Arc::clone(&link) };
+    let reserves = reserve::Config {
+        client: provider.clone(),
+        buying,
+        usage: Arc::new(usage),
+        metrics: metrics.clone(),
+    };
+    spawn(&mut tasks, "the reserves", reserve::run(reserves, cancel.clone()));
 
     spawn(&mut tasks, "the readiness", tell_readiness(health.clone(), problem, cancel.clone()));
     for node in &config.nodes {

@@ -14,6 +14,7 @@
 //! four small files every two seconds cost nothing.
 
 use crate::config::ProviderConfig;
+use crate::decide::purchase::Buying;
 use crate::kube::events;
 use crate::model::NodeName;
 use crate::reconcile::Reload;
@@ -26,7 +27,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 const POLL: Duration = Duration::from_secs(2);
@@ -37,6 +38,8 @@ pub struct Watch {
     pub clients: HashMap<NodeName, Client>,
     pub metrics: Metrics,
     pub taken_up: mpsc::Sender<Reload>,
+    /// The same, for who buys nothing but reads the policy.
+    pub buying: watch::Sender<Arc<Buying>>,
 }
 
 impl Watch {
@@ -80,6 +83,7 @@ impl Watch {
         }
         self.metrics.reloaded(true);
         let buying = Arc::clone(&config.buying);
+        self.buying.send_replace(Arc::clone(&buying));
         let reload = Reload { buying, keep_completed: config.keep_completed_pods };
         if self.taken_up.send(reload).await.is_err() {
             return;

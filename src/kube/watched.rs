@@ -73,3 +73,27 @@ where
         })
         .boxed()
 }
+
+/// A watch and whether its first list is through.
+pub struct Feed<K> {
+    events: Events<K>,
+    names: Names,
+    pub listed: bool,
+}
+
+impl<K> Feed<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + 'static,
+{
+    pub fn new(api: Api<K>, config: watcher::Config) -> Self {
+        Self { events: events(api, config), names: Names::default(), listed: false }
+    }
+
+    /// Dropping it loses nothing: it waits in one place only.
+    pub async fn next(&mut self) -> Vec<Change<K>> {
+        let Some(event) = self.events.next().await else { return std::future::pending().await };
+        let changes = self.names.take(event);
+        self.listed |= changes.iter().any(|change| matches!(change, Change::Listed));
+        changes
+    }
+}
