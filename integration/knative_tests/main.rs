@@ -12,4 +12,6 @@ mod serving;
 
 mod gateway;
 mod life;
+mod reserve;
+mod reserving;
 mod traffic;
