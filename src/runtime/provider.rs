@@ -195,12 +195,8 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
     );
     spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
     let usage = PodUsage { directory: directory.clone(), link: Arc::clone(&link) };
-    let reserves = reserve::Config {
-        client: provider.clone(),
-        buying,
-        usage: Arc::new(usage),
-        metrics: metrics.clone(),
-    };
+    let reserves =
+        reserve::Config { client: provider.clone(), buying, usage: Arc::new(usage), metrics: metrics.clone() };
     spawn(&mut tasks, "the reserves", reserve::run(reserves, cancel.clone()));
 
     spawn(&mut tasks, "the readiness", tell_readiness(health.clone(), problem, cancel.clone()));

@@ -71,7 +71,10 @@ const BROKEN: &[(&str, &str)] = &[
         "price-with-unit",
         "3: classes[0].maxHourlyPrice: \"$0.10\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
     ),
-    ("reserve-applies-to-nobody", "2: reserve.appliesTo[0]: is empty: expected namespaces (`*` for all), labels or both"),
+    (
+        "reserve-applies-to-nobody",
+        "2: reserve.appliesTo[0]: is empty: expected namespaces (`*` for all), labels or both",
+    ),
     ("reserve-bought-by-nobody", "2: reserve.class: \"small\": expected the name of a class"),
     (
         "reserve-by-override",
