@@ -42,6 +42,7 @@ struct Raw {
     #[serde(default)]
     token: String,
     state_dir: Option<PathBuf>,
+    metadata_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -68,6 +69,8 @@ pub struct AgentConfig {
     pub ca_pem: String,
     pub proof: Proof,
     pub state_dir: PathBuf,
+    /// Where a cloud without a metadata service puts its documents.
+    pub metadata_dir: Option<PathBuf>,
 }
 
 /// Without the token.
@@ -87,6 +90,7 @@ struct Settings {
     ca_pem: String,
     proof: Proof,
     state_dir: PathBuf,
+    metadata_dir: Option<PathBuf>,
 }
 
 impl AgentConfig {
@@ -98,8 +102,8 @@ impl AgentConfig {
             Some(instance) => instance,
             None => own_id(&Imds::default()).await,
         };
-        let Settings { provider, ca_pem, proof, state_dir, .. } = settings;
-        Ok(Self { instance, provider, ca_pem, proof, state_dir })
+        let Settings { provider, ca_pem, proof, state_dir, metadata_dir, .. } = settings;
+        Ok(Self { instance, provider, ca_pem, proof, state_dir, metadata_dir })
     }
 }
 
@@ -150,6 +154,7 @@ impl Settings {
             ca_pem: raw.ca_pem,
             proof,
             state_dir: raw.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            metadata_dir: raw.metadata_dir,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What the link needs of whoever runs the Pod, and of whoever keeps its Services: the seam between
 //! the session and the rooms `pod` and `proxy`.
 
-use crate::model::{AgentEvent, DesiredPod, Generation, PodReport, PodStats, PodUid, ServicesUpdate, Streams};
+use crate::model::{AgentEvent, DesiredPod, Generation, Notice, PodReport, PodStats, PodUid, ServicesUpdate, Streams};
 use async_trait::async_trait;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -67,5 +67,7 @@ pub struct Rooms {
     pub host: Arc<dyn PodHost>,
     pub preparation: Box<dyn Preparation>,
     pub events: mpsc::Receiver<AgentEvent>,
+    /// All that the cloud announces now.
+    pub notices: watch::Receiver<Vec<Notice>>,
     pub services: Box<dyn ServiceSink>,
 }

@@ -1,7 +1,7 @@
 //! The service inside each instance: it dials in to the provider, and runs one Pod as it is told.
 //!
 //! In: /etc/pilotlight/agent.yaml; desired states, services and tunnel requests over the session.
-//! Out: reports and events over the session; tunnels; containers, through `pod`; nftables, through
+//! Out: reports, events and the cloud's announcements over the session; tunnels; containers, through `pod`; nftables, through
 //! `proxy`.
 //!
 //! ```text
@@ -19,6 +19,7 @@ mod host;
 mod identity;
 pub mod imds;
 mod logs;
+mod notices;
 mod orders;
 mod outbox;
 mod run;
@@ -61,7 +62,7 @@ pub enum AgentError {
 /// # Errors
 /// Only when the provider refuses this instance for good.
 pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) -> Result<(), AgentError> {
-    let Rooms { host, preparation, events, services } = rooms;
+    let Rooms { host, preparation, events, notices, services } = rooms;
     let outbox = Arc::new(Outbox::default());
     let (services, services_task) = services::services(services);
     let tasks = TaskTracker::new();
@@ -80,6 +81,7 @@ pub async fn link(config: AgentConfig, rooms: Rooms, cancel: CancellationToken) 
             host,
             orders,
             outbox,
+            notices,
             services,
             pod: watch::Sender::new(None),
             tunnels: TaskTracker::new(),

@@ -1,14 +1,18 @@
 //! The agent's wiring: the Pod's runtime, the service proxy and the link, in one process.
 
 use super::{
-    AgentConfig, AgentError, Preparation, Rooms, link,
+    AgentConfig, AgentError, Preparation, Proof, Rooms,
+    imds::Imds,
+    link,
+    notices::{self, Metadata},
     pod::{PodRuntime, PodRuntimeConfig},
     proxy::{PodRules, ServiceProxy},
 };
 use crate::model::{DesiredPod, PortSpec};
 use async_trait::async_trait;
 use std::{net::IpAddr, sync::Arc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Runs until cancelled. Containers live on, whichever way this ends.
 pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
@@ -17,10 +21,22 @@ pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), A
     let pod_config = PodRuntimeConfig { state_dir: config.state_dir.clone(), ..PodRuntimeConfig::default() };
     let (runtime, events) = PodRuntime::start(pod_config, cancel.clone()).await.map_err(AgentError::State)?;
     let ended = runtime.ended();
+    let (known, standing) = watch::channel(Vec::new());
+    let metadata = match (&config.proof, &config.metadata_dir) {
+        (Proof::Ec2 { .. }, _) => Some(Metadata::Imds(Imds::default())),
+        (Proof::Token(_), Some(directory)) => Some(Metadata::Directory(directory.clone())),
+        (Proof::Token(_), None) => None,
+    };
+    // Without a source the channel ends, and nothing is told.
+    let _watch = metadata.map(|metadata| {
+        let watching = notices::watch(metadata, notices::POLL, known, cancel.clone());
+        AbortOnDropHandle::new(tokio::spawn(watching))
+    });
     let rooms = Rooms {
         host: Arc::new(runtime),
         preparation: Box::new(Rules { rules: PodRules::new(), placed: None }),
         events,
+        notices: standing,
         services: Box::new(ServiceProxy::new()),
     };
     tokio::select! {

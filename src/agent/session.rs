@@ -7,7 +7,7 @@
 //!        | Session: Hello(what we run)                                           |
 //!        v                                                                       |
 //!   live:  desired -> orders      services -> service proxy                    |
-//!          tunnels -> tasks         reports, events -> provider                  |
+//!          tunnels -> tasks         reports, events, notices -> provider         |
 //!        | stream ended / services out of step / keepalive failed ---------------+
 //!        | certificate renewed: the next connection at once, with the new one
 //!        | certificate run out: proved anew, for the same key (identity.rs)
@@ -26,7 +26,7 @@ use super::{
     tunnel::{self, TunnelContext},
 };
 use crate::{
-    model::{DesiredPod, ObjectName, ServicesUpdate, TunnelRequest},
+    model::{DesiredPod, Notice, ObjectName, ServicesUpdate, TunnelRequest},
     proto::{
         AgentMessage, Hello, OpenTunnel, agent_gateway_client::AgentGatewayClient, agent_message, provider_message,
     },
@@ -82,6 +82,7 @@ pub(super) struct Link {
     /// Desired states on their way to the host.
     pub orders: watch::Sender<Option<Arc<DesiredPod>>>,
     pub outbox: Arc<Outbox>,
+    pub notices: watch::Receiver<Vec<Notice>>,
     pub services: ServicesHandle,
     /// The Pod's name, for messages to people.
     pub pod: watch::Sender<Option<ObjectName>>,
@@ -188,11 +189,13 @@ impl Link {
         }
     }
 
-    /// What the provider must hear: the newest report, and events. Ends when it can't be told any more.
+    /// What the provider must hear: the newest report, what the cloud announces, and events. Ends when it can't be told any more.
     async fn write(&self, outbound: mpsc::Sender<AgentMessage>) -> SessionError {
         let mut reports = self.host.report();
         reports.mark_changed();
-        let mut reporting = true;
+        let mut notices = self.notices.clone();
+        notices.mark_changed();
+        let (mut reporting, mut noticing) = (true, true);
         loop {
             let mut event_number = None;
             let kind = tokio::select! {
@@ -207,6 +210,18 @@ impl Link {
                             continue;
                         }
                         None => continue,
+                    }
+                }
+                changed = notices.changed(), if noticing => {
+                    noticing = changed.is_ok();
+                    let standing = notices.borrow_and_update().clone();
+                    match serde_json::to_vec(&standing) {
+                        Ok(bytes) if noticing => agent_message::Kind::Notices(bytes.into()),
+                        Ok(_) => continue,
+                        Err(error) => {
+                            tracing::error!(%error, "announcements can't be encoded");
+                            continue;
+                        }
                     }
                 }
                 (number, event) = self.outbox.oldest() => {

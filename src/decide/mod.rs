@@ -6,6 +6,7 @@
 //! - [`admission`]: whose an instance is, when somebody says to be it.
 //! - [`placement`]: which Pod gets which instance; what to launch, what to release.
 //! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
+//! - [`handover`]: how what backs a Pod is changed without losing a request, and which Pods may.
 //! - [`reserve`]: when what is scaled to zero has a warm copy that answers, and when not.
 //! - [`purchase`]: what to buy for a Pod by the cost policy, and why.
 //! - [`status`]: what the API server should say of a Pod.
@@ -21,6 +22,7 @@ pub mod containers;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod handover;
 pub mod lease;
 pub mod lifecycle;
 pub mod log_view;

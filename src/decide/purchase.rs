@@ -65,6 +65,8 @@ pub struct Demand {
     pub memory_bytes: Option<u64>,
     /// Where it may run (its node's zone, its volumes', its affinity's); None: anywhere.
     pub zones: Option<Vec<String>>,
+    /// The class that serves it, by name; None: that which matches.
+    pub class: Option<String>,
     /// None: whatever its class allows.
     pub architecture: Option<policy::Architecture>,
 }

@@ -12,15 +12,37 @@
 //! Phase and conditions follow pkg/kubelet/kubelet_pods.go (`getPhase`) and
 //! pkg/kubelet/status/generate.go of Kubernetes 1.33.
 
+use super::handover;
 use crate::model::{
-    ContainerKind, ContainerReport, ContainerState, InstanceRecord, PodIntent, PodReport, PodSpec, RestartPolicy,
-    Termination,
+    ContainerKind, ContainerReport, ContainerState, InstanceId, InstanceRecord, PodIntent, PodReport, PodSpec,
+    RestartPolicy, Termination,
 };
 use jiff::Timestamp;
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// Our own condition: True when an instance backs the Pod.
 pub const INSTANCE_READY: &str = "pilotlight.dev/InstanceReady";
+/// True when that instance is about to go; its reason says why. There only after it was True once.
+pub const INSTANCE_DOOMED: &str = "pilotlight.dev/InstanceDoomed";
+/// True while the Pod goes from one instance to another; then its message names the one that is not the Pod's own
+/// (`decide::handover`). False: how the last one ended.
+pub const HANDOVER: &str = "pilotlight.dev/Handover";
+
+/// What a status records of a handover, for a provider that comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    Starting(InstanceId),
+    Draining(InstanceId),
+}
+
+/// How far a handover is, for the condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandoverNote {
+    Wanting { why: String },
+    Starting(InstanceId),
+    Draining(InstanceId),
+    Over(Reason),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -56,6 +78,22 @@ pub struct Condition {
     pub since: Timestamp,
 }
 
+/// The annotations that say what backs a Pod.
+const BACKING: [&str; 6] = [
+    "pilotlight.dev/instance-id",
+    "pilotlight.dev/instance-type",
+    "pilotlight.dev/purchase",
+    "pilotlight.dev/zone",
+    "pilotlight.dev/hourly-price",
+    "pilotlight.dev/class",
+];
+
+/// Whether we write this annotation. Others under the same prefix are a user's: what was read of them must never be
+/// written back over what they have become.
+pub fn is_ours(annotation: &str) -> bool {
+    BACKING.contains(&annotation) || annotation == handover::MOVED
+}
+
 /// Our part of a Pod's status and annotations. Conditions of others are not in it and are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodStatus {
@@ -78,6 +116,17 @@ impl PodStatus {
     pub fn instance(&self) -> Option<&str> {
         let condition = self.conditions.iter().find(|c| c.kind == INSTANCE_READY && c.status)?;
         condition.message.as_deref()
+    }
+
+    /// The instance that it names beside its own.
+    pub fn handover(&self) -> Option<Recorded> {
+        let condition = self.conditions.iter().find(|c| c.kind == HANDOVER && c.status)?;
+        let other = InstanceId::new(condition.message.as_deref()?);
+        match condition.reason.as_deref()? {
+            STARTING => Some(Recorded::Starting(other)),
+            DRAINING => Some(Recorded::Draining(other)),
+            _ => None,
+        }
     }
 
     fn holds(&self, kind: &str) -> bool {
@@ -103,6 +152,10 @@ impl PodStatus {
             && self.annotations.iter().all(|(key, ours)| api.annotations.get(key) == Some(ours))
     }
 }
+
+/// status.reason of a Pod that was stopped because its instance was to be taken away, and that nobody would have made
+/// anew.
+pub const INTERRUPTED: &str = "InstanceInterrupted";
 
 /// Why a Pod does not run (yet, or any more), for status.reason and the condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +184,18 @@ pub struct Facts<'a> {
     pub silent: bool,
     /// Its object goes now: whatever it was, it is over.
     pub ended: bool,
+    /// None: what was said last stands.
+    pub handover: Option<&'a HandoverNote>,
+    /// Why its instance is about to go.
+    pub doomed: Option<&'a Reason>,
+    /// The last wish to move that was dealt with.
+    pub moved: Option<&'a str>,
 }
+
+/// The reasons of [`HANDOVER`] while it is True.
+const WANTING: &str = "AwaitingInstance";
+const STARTING: &str = "Starting";
+const DRAINING: &str = "Draining";
 
 /// See the module's page.
 pub fn status(facts: &Facts, now: Timestamp) -> PodStatus {
@@ -178,6 +242,9 @@ pub fn status(facts: &Facts, now: Timestamp) -> PodStatus {
     if let Some(instance) = facts.instance {
         status.annotations.extend(annotations(instance, facts.class));
     }
+    if let Some(moved) = facts.moved {
+        status.annotations.insert(handover::MOVED.to_owned(), moved.to_owned());
+    }
     status.conditions = conditions(spec, facts, &status, waiting, now);
     status
 }
@@ -190,15 +257,16 @@ fn unsupported(fields: &[crate::model::Unsupported]) -> Reason {
 
 /// What backs the Pod, for people and tools.
 fn annotations(instance: &InstanceRecord, class: &str) -> [(String, String); 6] {
-    [
-        ("instance-id", instance.id.to_string()),
-        ("instance-type", instance.instance_type.clone()),
-        ("purchase", instance.purchase.as_str().to_owned()),
-        ("zone", instance.zone.clone()),
-        ("hourly-price", instance.price.to_string()),
-        ("class", class.to_owned()),
-    ]
-    .map(|(key, value)| (format!("pilotlight.dev/{key}"), value))
+    let values = [
+        instance.id.to_string(),
+        instance.instance_type.clone(),
+        instance.purchase.as_str().to_owned(),
+        instance.zone.clone(),
+        instance.price.to_string(),
+        class.to_owned(),
+    ];
+    let mut values = values.into_iter();
+    BACKING.map(|key| (key.to_owned(), values.next().expect("one for each key")))
 }
 
 fn container_statuses(spec: &PodSpec, facts: &Facts, now: Timestamp) -> (Vec<ContainerReport>, Vec<ContainerReport>) {
@@ -206,6 +274,8 @@ fn container_statuses(spec: &PodSpec, facts: &Facts, now: Timestamp) -> (Vec<Con
         let reported = facts.report.and_then(|r| r.containers.iter().find(|c| c.name == container.name));
         let previous = facts
             .previous
+            // What another instance ran is no longer so here.
+            .filter(|p| p.instance().zip(facts.instance).is_none_or(|(named, instance)| named == instance.id.as_str()))
             .and_then(|p| p.init_containers.iter().chain(&p.containers).find(|c| c.name == container.name));
         let mut report = match (reported, previous.filter(|p| p.container_id.is_some())) {
             (Some(report), _) | (None, Some(report)) => report.clone(),
@@ -416,11 +486,23 @@ fn conditions(
         condition("Ready", ready),
         condition("ContainersReady", containers_ready),
     ];
-    if let Some(failed) = facts.failed.filter(|r| r.reason == "InstanceLost") {
+    let disrupted = |r: &&Reason| r.reason == "InstanceLost" || r.reason == INTERRUPTED;
+    if let Some(failed) = facts.failed.filter(disrupted) {
         let mut disruption = condition("DisruptionTarget", Ok(None));
         disruption.reason = Some("TerminationByKubelet".to_owned());
         disruption.message = Some(failed.message.clone());
         list.push(disruption);
+    }
+    let before = |kind: &str| facts.previous.and_then(|p| p.conditions.iter().find(|c| c.kind == kind));
+    match (facts.doomed, before(INSTANCE_DOOMED)) {
+        (Some(why), _) => list.push(said(INSTANCE_DOOMED, true, why.clone())),
+        (None, Some(_)) => list.push(condition(INSTANCE_DOOMED, Err(None))),
+        (None, None) => {}
+    }
+    match (facts.handover, before(HANDOVER)) {
+        (Some(note), _) => list.push(handover_condition(note)),
+        (None, Some(before)) => list.push(before.clone()),
+        (None, None) => {}
     }
     if let Some(instance) = facts.instance {
         // Read back by `PodStatus::instance`: unlike the annotation, nobody else can write it.
@@ -429,9 +511,35 @@ fn conditions(
     }
     for condition in &mut list {
         let before = facts.previous.and_then(|p| p.conditions.iter().find(|c| c.kind == condition.kind));
-        condition.since = before.filter(|b| b.status == condition.status).map_or(now, |b| b.since);
+        // Another instance is another beginning: what it costs is counted from there.
+        let same = |b: &&Condition| {
+            b.status == condition.status && (b.kind != INSTANCE_READY || !b.status || b.message == condition.message)
+        };
+        condition.since = before.filter(same).map_or(now, |b| b.since);
     }
     list
+}
+
+fn handover_condition(note: &HandoverNote) -> Condition {
+    let (status, reason, message) = match note {
+        HandoverNote::Wanting { why } => (true, WANTING, why.clone()),
+        // The bare id: `PodStatus::handover` reads it back.
+        HandoverNote::Starting(id) => (true, STARTING, id.to_string()),
+        HandoverNote::Draining(id) => (true, DRAINING, id.to_string()),
+        HandoverNote::Over(why) => return said(HANDOVER, false, why.clone()),
+    };
+    said(HANDOVER, status, Reason { reason: reason.to_owned(), message })
+}
+
+fn said(kind: &str, status: bool, why: Reason) -> Condition {
+    let Reason { reason, message } = why;
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: Some(reason),
+        message: Some(message).filter(|m| !m.is_empty()),
+        since: Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn init_done(container: &ContainerReport) -> bool {

@@ -4,7 +4,7 @@
 //!   Hello? --10 s--> (refused)
 //!     | join: an older session of the instance is cancelled, and has ended
 //!     v
-//!   Connected --> reader: reports, events -> updates          any of: stream ended, keepalive failed,
+//!   Connected --> reader: reports, events, notices -> updates  any of: stream ended, keepalive failed,
 //!                 writer: desired, services, tunnels -> agent  replaced, forgotten, shutdown
 //!     |                                                                  |
 //!     +------------------------------------------------------------------+--> Disconnected
@@ -121,6 +121,8 @@ async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<Age
                 .map(|report| AgentUpdate::Report { instance: instance.clone(), report: Box::new(report) }),
             Some(agent_message::Kind::Event(bytes)) => serde_json::from_slice(&bytes)
                 .map(|event| AgentUpdate::Event { instance: instance.clone(), event: Box::new(event) }),
+            Some(agent_message::Kind::Notices(bytes)) => serde_json::from_slice(&bytes)
+                .map(|notices| AgentUpdate::Notices { instance: instance.clone(), notices }),
             // A second hello says nothing new; an unknown kind is a later version's.
             Some(agent_message::Kind::Hello(_)) | None => continue,
         };

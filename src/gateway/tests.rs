@@ -7,7 +7,7 @@ mod fakes;
 use super::*;
 use crate::{
     agent::{self, AgentConfig, Proof, Rooms},
-    model::{AgentEvent, Generation, ObjectName, PodReport, PodUid, Protocol, ServicePort, Streams},
+    model::{AgentEvent, Generation, Notice, ObjectName, PodReport, PodUid, Protocol, ServicePort, Streams},
     proto::{
         AgentMessage, ChallengeRequest, Hello, RegisterRequest, RenewRequest, TunnelFrame, TunnelOpened,
         agent_gateway_client::AgentGatewayClient, agent_message, bootstrap_client::BootstrapClient, register_request,
@@ -80,8 +80,14 @@ impl Provider {
         Self::start_at(address, self.dir, self.cloud)
     }
 
+    /// The next one; that nothing is announced, which each session says, is passed over.
     async fn update(&mut self) -> AgentUpdate {
-        timeout(LONG, self.updates.recv()).await.expect("an update in time").unwrap()
+        loop {
+            match timeout(LONG, self.updates.recv()).await.expect("an update in time").unwrap() {
+                AgentUpdate::Notices { notices, .. } if notices.is_empty() => {}
+                update => return update,
+            }
+        }
     }
 
     async fn connected(&mut self) -> Option<(PodUid, Generation)> {
@@ -109,6 +115,7 @@ impl Provider {
             ca_pem: self.ca.certificate_pem().to_owned(),
             proof: Proof::Token(format!("token-of-{instance}")),
             state_dir: self.dir.path().join(instance),
+            metadata_dir: None,
         }
     }
 }
@@ -116,6 +123,7 @@ impl Provider {
 struct Agent {
     host: Arc<FakeHost>,
     events: mpsc::Sender<AgentEvent>,
+    notices: watch::Sender<Vec<Notice>>,
     services: watch::Receiver<(u64, Vec<ServicePort>)>,
     cancel: CancellationToken,
     task: JoinHandle<Result<(), agent::AgentError>>,
@@ -138,16 +146,18 @@ impl Agent {
         let host =
             Arc::new(FakeHost { desired: watch::Sender::new(None), report: watch::Sender::new(None), streaming });
         let (events, events_out) = mpsc::channel(16);
+        let (notices, standing) = watch::channel(vec![]);
         let (services_in, services) = watch::channel((0, vec![]));
         let cancel = CancellationToken::new();
         let rooms = Rooms {
             host: Arc::clone(&host) as _,
             preparation: Box::new(Unprepared),
             events: events_out,
+            notices: standing,
             services: Box::new(FakeServices(services_in)),
         };
         let task = tokio::spawn(agent::link(config, rooms, cancel.clone()));
-        Self { host, events, services, cancel, task }
+        Self { host, events, notices, services, cancel, task }
     }
 
     async fn runs(&self, generation: u64) {
@@ -412,6 +422,23 @@ async fn after_a_provider_restart_the_agent_is_back_at_once_with_what_it_holds()
     timeout(LONG, services.wait_for(|(_, ports)| ports == &[service(443)])).await.unwrap().unwrap();
     provider.gateway.set_desired(&instance, desired(8));
     agent.runs(8).await;
+}
+
+#[tokio::test]
+async fn what_the_cloud_announces_is_told_whole_on_each_session_and_when_it_is_withdrawn() {
+    let mut provider = Provider::start();
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    let notice = Notice::Interruption { at: jiff::Timestamp::UNIX_EPOCH };
+    agent.notices.send_replace(vec![notice.clone()]);
+    let told = |update| matches!(update, AgentUpdate::Notices { notices, .. } if notices == [notice.clone()]);
+    assert!(told(provider.update().await));
+    let mut provider = provider.restart().await;
+    provider.connected().await;
+    assert!(told(provider.update().await));
+    agent.notices.send_replace(vec![]);
+    let withdrawn = timeout(LONG, provider.updates.recv()).await.unwrap().unwrap();
+    assert!(matches!(withdrawn, AgentUpdate::Notices { notices, .. } if notices.is_empty()));
 }
 
 fn service(port: u16) -> ServicePort {

@@ -1,6 +1,6 @@
 //! Our words to the API server's: a [`PodStatus`] as a strategic merge patch, and back.
 
-use crate::decide::status::{Condition, Phase, PodStatus};
+use crate::decide::status::{Condition, Phase, PodStatus, is_ours};
 use crate::model::{ContainerKind, ContainerReport, ContainerState, PodUid, Termination};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -105,7 +105,6 @@ pub fn observed_status(pod: &Pod) -> Option<PodStatus> {
             })
             .collect()
     };
-    let ours = |key: &str| key.starts_with("pilotlight.dev/");
     Some(PodStatus {
         phase,
         reason: status.reason.clone(),
@@ -134,7 +133,7 @@ pub fn observed_status(pod: &Pod) -> Option<PodStatus> {
             .annotations
             .iter()
             .flatten()
-            .filter(|(key, _)| ours(key))
+            .filter(|(key, _)| is_ours(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     })
@@ -179,5 +178,26 @@ fn container_report(c: &ContainerStatus, kind: ContainerKind) -> ContainerReport
         image_id: c.image_id.clone(),
         started: c.started.unwrap_or(false),
         ready: c.ready,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read as ours is written back with every status: a user's wish would be undone by it.
+    #[test]
+    fn of_the_annotations_only_those_that_we_write_are_taken_for_ours() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "annotations": {
+                "pilotlight.dev/instance-id": "i-1", "pilotlight.dev/moved": "1", "pilotlight.dev/move": "2",
+                "pilotlight.dev/max-hourly-price": "0.1", "other.example/x": "y",
+            } },
+            "status": { "phase": "Running", "startTime": "2026-01-01T00:00:00Z" },
+        }))
+        .expect("a Pod");
+        let status = observed_status(&pod).expect("a status");
+        let keys: Vec<&str> = status.annotations.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["pilotlight.dev/instance-id", "pilotlight.dev/moved"]);
     }
 }

@@ -4,7 +4,7 @@
 //!   submit(status) --> slot of the Pod: the latest status wins, delete comes last
 //!                          |
 //!                          v  at most one request a Pod, at most IN_FLIGHT in all
-//!                      PATCH pods/status, then DELETE (grace 0, UID precondition)
+//!                      PATCH pods/status, then an eviction if one is asked for, then DELETE (grace 0, UID precondition)
 //! ```
 //!
 //! No GET before a PATCH: the UID in the patch makes it fail on a successor of the same name. The slots
@@ -15,7 +15,7 @@ use crate::decide::status::PodStatus;
 use crate::model::{NodeName, ObjectName, PodUid};
 use crate::ports::StatusSink;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -50,8 +50,15 @@ struct Work {
     node: NodeName,
     name: ObjectName,
     status: Option<PodStatus>,
+    evict: Option<Eviction>,
     delete: bool,
     attempts: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Eviction {
+    grace_seconds: u64,
+    force: bool,
 }
 
 enum Outcome {
@@ -70,6 +77,7 @@ impl StatusWriter {
             node: node.clone(),
             name: name.clone(),
             status: None,
+            evict: None,
             delete: false,
             attempts: 0,
         });
@@ -122,6 +130,10 @@ impl StatusSink for StatusWriter {
     fn delete(&self, node: &NodeName, name: &ObjectName, uid: &PodUid) {
         self.submit(node, name, uid, |work| work.delete = true);
     }
+
+    fn evict(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, grace_seconds: u64, force: bool) {
+        self.submit(node, name, uid, |work| work.evict = Some(Eviction { grace_seconds, force }));
+    }
 }
 
 impl Shared {
@@ -162,6 +174,9 @@ impl Shared {
                 Err(error) => return failed("write the status of", work, &error),
             }
         }
+        if let Some(eviction) = work.evict.take() {
+            evict(&pods, uid, &work.name, eviction).await;
+        }
         if work.delete {
             let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
             let params = DeleteParams {
@@ -176,6 +191,27 @@ impl Shared {
             }
         }
         Outcome::Done
+    }
+}
+
+/// Once: whoever wants it asks again, or for more.
+async fn evict(pods: &Api<Pod>, uid: &PodUid, name: &ObjectName, eviction: Eviction) {
+    let params = DeleteParams {
+        grace_period_seconds: Some(u32::try_from(eviction.grace_seconds).unwrap_or(u32::MAX)),
+        preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
+        ..Default::default()
+    };
+    let asked = if eviction.force {
+        pods.delete(&name.name, &params).await.map(drop)
+    } else {
+        let params = EvictParams { delete_options: Some(params), ..Default::default() };
+        pods.evict(&name.name, &params).await.map(drop)
+    };
+    match asked {
+        Err(error) if !gone(&error) => {
+            tracing::warn!(pod = %name, force = eviction.force, error = super::why(&error), "the pod is not evicted yet");
+        }
+        _ => {}
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`DesiredPod`]: the same Pod with everything resolved, as one agent gets it, with a generation.
 //! - [`PodReport`]: what an agent sees of it.
 //! - [`InstanceRecord`], [`InstanceType`]: what a cloud says of its machines.
+//! - [`Notice`]: what a cloud announces to an instance: that it will be taken back.
 //! - [`ServicesUpdate`]: what the service proxy in an instance must know, whole or in increments.
 //! - [`bootstrap`]: how an instance proves which one it is, as far as both ends must agree on it.
 //!
@@ -18,6 +19,7 @@ mod desired;
 mod ids;
 mod instance;
 mod money;
+mod notice;
 mod pod;
 mod quantity;
 mod report;
@@ -28,6 +30,7 @@ pub use desired::*;
 pub use ids::*;
 pub use instance::*;
 pub use money::*;
+pub use notice::*;
 pub use pod::*;
 pub use quantity::*;
 pub use report::*;

@@ -7,7 +7,7 @@ pub use bootstrap::*;
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
     AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, Launched, NodeName,
-    ObjectName, PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
+    Notice, ObjectName, PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -100,6 +100,11 @@ pub enum AgentUpdate {
         instance: InstanceId,
         event: Box<AgentEvent>,
     },
+    /// All that the cloud announces to the instance now.
+    Notices {
+        instance: InstanceId,
+        notices: Vec<Notice>,
+    },
 }
 
 /// A Pod as the API server's watch showed it.
@@ -131,6 +136,9 @@ pub trait StatusSink: Send + Sync {
     fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: PodStatus);
     /// Deletes the object for good, after any status that still waits.
     fn delete(&self, node: &NodeName, name: &ObjectName, uid: &PodUid);
+    /// Asks once that it is deleted with this grace period: by the Eviction API, which may refuse; with `force` by a
+    /// deletion. Whether it worked is seen by the watch.
+    fn evict(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, grace_seconds: u64, force: bool);
 }
 
 /// One thing that happened to a Pod, for people.

@@ -165,6 +165,7 @@ impl Engine {
             }
             AgentUpdate::Report { instance, report } => Fact::Report { instance, report },
             AgentUpdate::Event { instance, event } => Fact::AgentEvent { instance, event },
+            AgentUpdate::Notices { instance, notices } => Fact::Notices { instance, notices },
         };
         world.apply(fact, now);
     }
@@ -183,6 +184,9 @@ impl Engine {
         match effect {
             Effect::Status { node, name, uid, status } => self.config.status.status(&node, &name, &uid, *status),
             Effect::Delete { node, name, uid } => self.config.status.delete(&node, &name, &uid),
+            Effect::Evict { node, name, uid, grace_seconds, force } => {
+                self.config.status.evict(&node, &name, &uid, grace_seconds, force);
+            }
             Effect::Event(event, at) => self.config.events.record(event, at),
             Effect::Follow(intent) => self.config.refs.follow(&intent),
             Effect::Forget(uid) => self.config.refs.forget(&uid),
@@ -191,6 +195,7 @@ impl Engine {
             Effect::Launch(number, order) => self.launch(number, order),
             Effect::Bound(after) => self.config.metrics.bound(after),
             Effect::Started(after) => self.config.metrics.started(after),
+            Effect::HandedOver { cause, outcome, took } => self.config.metrics.handed_over(cause, outcome, took),
             Effect::Terminate(ids) => self.terminate(ids),
             Effect::List { name, entry } => self.list(&name, entry),
             Effect::Unlist { name, uid } => self.config.directory.remove(&name, &uid),

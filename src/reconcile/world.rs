@@ -9,9 +9,11 @@
 //! - [`facts`]: what goes in and what comes out.
 //! - [`instances`]: the instances, and which Pod each is bound to.
 //! - [`pods`]: a Pod's desired state, release and end. [`status`]: what is written of it, and when.
+//! - [`handover`]: a Pod on two instances for a while.
 //! - [`placing`]: who gets which instance. [`money`]: what all of it costs.
 
 mod facts;
+mod handover;
 mod instances;
 mod money;
 mod placing;
@@ -19,14 +21,15 @@ mod pods;
 mod status;
 
 pub use facts::{Effect, Fact, WorldConfig};
+pub use handover::refusal;
 pub use money::Holding;
 
 use crate::decide::desired::Refs;
 use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::Order;
 use crate::decide::purchase::{self, Market};
-use crate::decide::status::{PodStatus, Reason};
-use crate::model::{DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, PodReport, PodUid};
+use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
+use crate::model::{DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid};
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -54,6 +57,9 @@ const ABSENT: u8 = 2;
 /// An agent that was not heard for this long makes its Pod unready: what a node whose kubelet is silent
 /// gets (node-monitor-grace-period of kube-controller-manager).
 const SILENT: SignedDuration = SignedDuration::from_secs(40);
+
+/// Reasons of failures that are decided here, not by the exit codes of containers.
+const FAILURES: [&str; 3] = ["DeadlineExceeded", "InstanceLost", INTERRUPTED];
 
 pub struct World {
     config: WorldConfig,
@@ -104,6 +110,14 @@ struct PodEntry {
     finalized_at: Option<Timestamp>,
     /// Reasons told by events, so that each is told once.
     told: BTreeSet<String>,
+    handover: Option<handover::Handover>,
+    /// How the last handover ended.
+    outcome: Option<Reason>,
+    /// After a failed handover.
+    rest_until: Option<Timestamp>,
+    evicted: Option<handover::Evicted>,
+    /// The last wish to move that was dealt with.
+    moved: Option<String>,
 }
 
 struct InstanceEntry {
@@ -118,9 +132,15 @@ struct InstanceEntry {
     ending: bool,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
+    notices: Vec<Notice>,
 }
 
 impl InstanceEntry {
+    /// The cloud is about to take it.
+    fn doomed(&self) -> bool {
+        self.notices.iter().any(|n| matches!(n, Notice::Interruption { .. } | Notice::Maintenance { .. }))
+    }
+
     fn usable(&self) -> bool {
         !self.ending && self.gone.is_none() && self.pod.is_none()
     }
@@ -212,16 +232,22 @@ impl World {
             Fact::Connected { instance, holds } => self.connected(instance, holds),
             Fact::Disconnected(instance) => self.disconnected(&instance, now),
             Fact::Report { instance, report } => {
-                if let Some(entry) = self.pods.get_mut(&report.uid)
-                    && entry.instance.as_ref() == Some(&instance)
-                {
-                    self.dirty.insert(report.uid.clone());
-                    entry.report = Some(report);
+                if let Some(entry) = self.pods.get_mut(&report.uid) {
+                    let uid = report.uid.clone();
+                    if entry.instance.as_ref() == Some(&instance) {
+                        entry.report = Some(report);
+                    } else if let Some(leg) = entry.leg_of(&instance) {
+                        leg.report = Some(report);
+                    } else {
+                        return;
+                    }
+                    self.dirty.insert(uid);
                 }
             }
+            Fact::Notices { instance, notices } => self.noticed(&instance, notices, now),
             Fact::AgentEvent { instance, event } => {
-                if let Some(entry) = self.pods.get(&event.uid)
-                    && entry.instance.as_ref() == Some(&instance)
+                if let Some(entry) = self.pods.get_mut(&event.uid)
+                    && (entry.instance.as_ref() == Some(&instance) || entry.leg_of(&instance).is_some())
                 {
                     let intent = &entry.seen.intent;
                     let at = event.at;
@@ -254,7 +280,7 @@ impl World {
                 }
                 // A provider that comes back finds a decision of its predecessor in the status.
                 let failed = status.as_ref().filter(|s| s.phase.is_terminal()).and_then(|s| {
-                    let reason = s.reason.clone().filter(|r| r == "DeadlineExceeded" || r == "InstanceLost")?;
+                    let reason = s.reason.clone().filter(|r| FAILURES.contains(&r.as_str()))?;
                     Some((Reason { reason, message: s.message.clone().unwrap_or_default() }, now))
                 });
                 self.pods.insert(
@@ -276,9 +302,14 @@ impl World {
                         desired: None,
                         finalized_at: None,
                         told: BTreeSet::new(),
+                        handover: None,
+                        outcome: None,
+                        rest_until: None,
+                        evicted: None,
+                        moved: None,
                     },
                 );
-                self.adopt(&uid);
+                self.adopt(&uid, now);
             }
         }
         if !ignored.is_empty() {
@@ -344,6 +375,7 @@ impl World {
     }
 
     fn decide_pod(&mut self, uid: &PodUid, now: Timestamp) {
+        self.hand_over(uid, now);
         let Some(entry) = self.pods.get(uid) else { return };
         let instance = entry.instance.as_ref().map(|id| match self.instances.get(id) {
             Some(InstanceEntry { gone: Some(why), .. }) => Backing::Gone { why: why.clone() },
@@ -374,6 +406,8 @@ impl World {
             Step::NeedInstance => self.need_instance(uid, now),
             Step::Run { stop } => self.send_desired(uid, stop),
             Step::Release => self.release(uid),
+            // What drains beside it ends first; that has a bound of its own.
+            Step::Finalize if self.pods.get(uid).is_some_and(|e| e.handover.is_some() && !e.gone) => {}
             Step::Finalize => return self.finalize(uid, now),
             Step::Rest => {}
         }

@@ -39,6 +39,8 @@ enum Command {
     },
     /// Show Pods, what backs each, and what it costs
     Status(super::status::StatusArgs),
+    /// Move a Pod to another instance without losing a request, and show how it goes
+    Move(super::move_pod::MoveArgs),
     /// Show what a cost policy would buy for manifests, why, and at what price; needs no cluster
     Plan(super::plan::PlanArgs),
     /// Run the ingress for Knative: a KIngress controller and its data plane
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
             finish(runtime().block_on(super::gateway::run(args)))
         }
         Command::Simulate(args) => super::simulate::run(&args, jiff::Timestamp::now()),
+        Command::Move(args) => finish(runtime().block_on(super::move_pod::run(args))),
         Command::Status(args) => finish(runtime().block_on(super::status::run(args))),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`cli`]: arguments to calls, errors to exit codes.
 //! - [`cloud`]: where machines come from.
+//! - [`move_pod`]: `pilotlight move`.
 //! - [`plan`]: `pilotlight plan`.
 //! - [`provider`]: `pilotlight node`.
 //! - [`simulate`]: `pilotlight simulate`.
@@ -12,6 +13,7 @@ mod cloud;
 mod gateway;
 mod http;
 mod leading;
+mod move_pod;
 mod node_identity;
 mod node_pods;
 mod plan;

@@ -56,6 +56,12 @@ struct ReserveState {
     state: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Handover {
+    cause: String,
+    outcome: String,
+}
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
@@ -75,6 +81,8 @@ pub struct Metrics {
     registrations_refused: Family<Refusal, Counter>,
     connections_refused: Family<Refusal, Counter>,
     reserves: Family<ReserveState, Gauge>,
+    handovers: Family<Handover, Counter>,
+    handover_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -126,6 +134,18 @@ impl Default for Metrics {
         );
         let reserves = Family::<ReserveState, Gauge>::default();
         registry.register("reserve_revisions", "Revisions by where their reserve stands", reserves.clone());
+        let handovers = Family::<Handover, Counter>::default();
+        registry.register(
+            "handovers",
+            "Pods that went from one instance to another, by cause and by how they came to the switch",
+            handovers.clone(),
+        );
+        let handover_seconds = Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0]);
+        registry.register(
+            "handover_seconds",
+            "From the wish for a second instance to the switch",
+            handover_seconds.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             leader,
@@ -143,6 +163,8 @@ impl Default for Metrics {
             registrations_refused,
             connections_refused,
             reserves,
+            handovers,
+            handover_seconds,
         }
     }
 }
@@ -209,6 +231,15 @@ impl Metrics {
         }
         if states.is_empty() {
             self.reserves.clear();
+        }
+    }
+
+    /// A Pod's handover came to its switch, or failed.
+    pub fn handed_over(&self, cause: &str, outcome: &str, took: jiff::SignedDuration) {
+        let labels = Handover { cause: cause.to_owned(), outcome: outcome.to_owned() };
+        self.handovers.get_or_create(&labels).inc();
+        if outcome != "failed" {
+            self.handover_seconds.observe(took.as_secs_f64());
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     error::{Doing, LocalError, chain},
     launch::{self, GivenMachine, hex},
     lifecycle::{Action, Known, Supervisor, judge},
-    network,
+    network, notice,
     process::boot_id,
     record::{CONSOLE, INSTANCE, InstanceDir, LOCK, Phase, SUPERVISOR, StoredInstance, SupervisorNote},
     sweep::{self, CLOUD, CloudFile},
@@ -272,6 +272,9 @@ impl Inner {
         let (mut due, mut past) = (Vec::new(), Vec::new());
         for (id, machine) in machines.iter_mut() {
             let dir = self.dir(id);
+            if machine.stored.instance.state == InstanceState::Running && notice::is_due(&dir, now) {
+                self.stop(machine, &dir, Some(notice::TAKEN_BACK), now)?;
+            }
             let supervisor = self.look(machine, &dir)?;
             let stored = &machine.stored;
             let known = Known {
@@ -287,7 +290,8 @@ impl Inner {
                 if let Some(ended) = verdict.ended {
                     tracing::info!(instance = %id, reason = ended.reason, "the instance ended");
                     next.ended_at = Some(ended.at);
-                    next.instance.state_reason = Some(ended.reason);
+                    // Why it was stopped says more than that it was.
+                    next.instance.state_reason.get_or_insert(ended.reason);
                 }
                 dir.write_durably(INSTANCE, &next)?;
                 machine.stored = next;
@@ -354,15 +358,26 @@ impl Inner {
             if !matches!(machine.stored.instance.state, InstanceState::Pending | InstanceState::Running) {
                 continue;
             }
-            let dir = self.dir(id);
-            let mut next = machine.stored.clone();
-            next.instance.state = InstanceState::ShuttingDown;
-            next.stop_requested_at = Some(now);
-            dir.write_durably(INSTANCE, &next)?;
-            machine.stored = next;
-            self.look(machine, &dir)?;
-            self.signal(machine, Signal::SIGTERM);
+            self.stop(machine, &self.dir(id), None, now)?;
         }
+        Ok(())
+    }
+
+    fn stop(
+        &self,
+        machine: &mut Machine,
+        dir: &InstanceDir,
+        why: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), LocalError> {
+        let mut next = machine.stored.clone();
+        next.instance.state = InstanceState::ShuttingDown;
+        next.instance.state_reason = why.map(str::to_owned);
+        next.stop_requested_at = Some(now);
+        dir.write_durably(INSTANCE, &next)?;
+        machine.stored = next;
+        self.look(machine, dir)?;
+        self.signal(machine, Signal::SIGTERM);
         Ok(())
     }
 

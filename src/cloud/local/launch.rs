@@ -5,9 +5,9 @@ use super::{
     config::LocalCloudConfig,
     error::{Doing, LocalError},
     machine::{Bind, MachineSpec},
-    network,
+    network, notice,
     record::{CONSOLE, INSTANCE, InstanceDir, MACHINE, StoredInstance, USER_DATA},
-    user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, UserData, UserDataInput, image, user_data},
+    user_data::{AGENT, BIN_DIR, CNI_BIN_DIR, METADATA_DIR, UserData, UserDataInput, image, user_data},
 };
 use crate::model::{
     ClientToken, InstanceId, InstanceRecord, InstanceState, InstanceType, LaunchRequest, Offer, Purchase,
@@ -53,7 +53,10 @@ pub fn record(
         .and_then(|data| serde_saphyr::to_string(&data).map_err(|error| error.to_string()))
         .map_err(|message| LocalError::Content { path: dir.file(USER_DATA), message })?;
     dir.write_text(USER_DATA, &yaml)?;
-    dir.write(MACHINE, &spec(config, &id, instance_type, pair.machine))?;
+    notice::prepare(&dir)?;
+    let mut spec = spec(config, &id, instance_type, pair.machine);
+    spec.tools.push(Bind { source: notice::directory(&dir), target: METADATA_DIR.into() });
+    dir.write(MACHINE, &spec)?;
     let instance = InstanceRecord {
         id,
         client_token: request.client_token.clone(),

@@ -31,6 +31,7 @@
 //! | `claimed` | provider | whose the instance is: the fingerprint of the one key that may register |
 //! | `supervisor.json` | supervisor | its pid and start time, how far it is |
 //! | `lock` | supervisor | flock, held for its life: nobody else may act in here |
+//! | `metadata` | whoever announces an end ([`notice`]) | what a metadata service would say; the machine sees it |
 //! | `console.log` | all in the instance | |
 //! | `upper`, `work`, `root`, `disk` | | the file system |
 //!
@@ -46,6 +47,7 @@ mod launch;
 mod lifecycle;
 pub mod machine;
 mod network;
+mod notice;
 mod process;
 mod record;
 mod sweep;

@@ -10,6 +10,8 @@ use std::{collections::BTreeMap, fmt};
 pub const BIN_DIR: &str = "/opt/pilotlight/bin";
 pub const AGENT: &str = "/opt/pilotlight/pilotlight-agent";
 pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
+/// What a metadata service would say of the machine's end: files under its paths.
+pub const METADATA_DIR: &str = "/run/pilotlight-metadata";
 
 /// The document, as YAML; `write_files` is cloud-init's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +63,7 @@ pub struct AgentSettings {
     pub provider: String,
     pub ca_pem: String,
     pub token: String,
+    pub metadata_dir: String,
 }
 
 pub fn user_data(input: &UserDataInput<'_>) -> Result<UserData, String> {
@@ -69,6 +72,7 @@ pub fn user_data(input: &UserDataInput<'_>) -> Result<UserData, String> {
         provider: input.provider_url.to_owned(),
         ca_pem: input.ca_pem.to_owned(),
         token: input.token.to_owned(),
+        metadata_dir: METADATA_DIR.to_owned(),
     };
     let agent = serde_saphyr::to_string(&settings).map_err(|error| error.to_string())?;
     let mut data = image(input);

@@ -60,6 +60,7 @@ pub fn policy(check: &Checker, raw: raw::Policy, catalog: &Catalog) -> Result<Po
             instance_types: overrides.instance_types == raw::Permit::Allow,
             purchase: overrides.purchase == raw::Permit::Allow,
             max_hourly_price: overrides.max_hourly_price == raw::PermitPrice::LowerOnly,
+            move_to_class: overrides.move_to_class == raw::Permit::Allow,
             eci: overrides.eci == raw::Permit::Allow,
         },
         reserve,

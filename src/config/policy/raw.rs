@@ -379,6 +379,8 @@ pub struct Overrides {
     pub purchase: Permit,
     /// pilotlight.dev/max-hourly-price
     pub max_hourly_price: PermitPrice,
+    /// pilotlight.dev/move may name a class (`pilotlight move --to`): any of the policy's, also a dearer one.
+    pub move_to_class: Permit,
     /// The annotations that users of Alibaba Cloud ECI know, under k8s.aliyun.com/.
     pub eci: Permit,
 }

@@ -141,9 +141,12 @@ impl<'a> Planner<'a> {
 
     /// A Pod's question, or the answer where there is nothing to look into.
     pub fn case<'p>(&'p self, demand: &'p Demand, ledger: &'p Ledger) -> Result<Case<'a, 'p>, Box<Decision>> {
-        let place = self.policy.classes.iter().position(|class| matches(&class.matches, demand));
+        let place = self.policy.classes.iter().position(|class| serves(class, demand));
         let Some(place) = place else {
-            let message = "no class of the cost policy matches".to_owned();
+            let message = match &demand.class {
+                Some(name) => format!("the cost policy has no class named {name:?}"),
+                None => "no class of the cost policy matches".to_owned(),
+            };
             return Err(Box::new(pending(demand, "", (0, 0), "NoClassMatches", message)));
         };
         let class = &self.policy.classes[place];
@@ -542,7 +545,7 @@ fn stage(why: Why) -> u8 {
 impl Policy {
     /// The class that serves a Pod.
     pub fn class_for(&self, demand: &Demand) -> Option<&Class> {
-        self.classes.iter().find(|class| matches(&class.matches, demand))
+        self.classes.iter().find(|class| serves(class, demand))
     }
 }
 
@@ -556,6 +559,10 @@ fn pending(demand: &Demand, class: &str, need: (u64, u64), reason: &'static str,
         outcome: Outcome::Pend(Pend { reason, message }),
         dropped: Vec::new(),
     }
+}
+
+fn serves(class: &Class, demand: &Demand) -> bool {
+    demand.class.as_ref().map_or_else(|| matches(&class.matches, demand), |name| *name == class.name)
 }
 
 fn matches(rules: &Match, demand: &Demand) -> bool {

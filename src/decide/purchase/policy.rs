@@ -232,6 +232,8 @@ pub struct Overrides {
     pub instance_types: bool,
     pub purchase: bool,
     pub max_hourly_price: bool,
+    /// `pilotlight.dev/move` may name another class, which may be dearer: the one that does not only narrow.
+    pub move_to_class: bool,
     /// The annotations that users of Alibaba Cloud ECI know, under k8s.aliyun.com/.
     pub eci: bool,
 }

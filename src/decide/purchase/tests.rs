@@ -50,7 +50,13 @@ fn policy(classes: Vec<Class>) -> Policy {
         ice: Ice { quarantine: SignedDuration::from_mins(3), max_attempts: u32::MAX },
         ttl: Ttl { launch: SignedDuration::from_mins(5), register: SignedDuration::from_mins(5), max_lifetime: None },
         interruption: Interruption::default(),
-        overrides: Overrides { instance_types: true, purchase: true, max_hourly_price: true, eci: true },
+        overrides: Overrides {
+            instance_types: true,
+            purchase: true,
+            max_hourly_price: true,
+            move_to_class: true,
+            eci: true,
+        },
         reserve: crate::decide::reserve::Policy::default(),
     }
 }

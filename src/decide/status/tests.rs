@@ -183,6 +183,9 @@ impl Case {
             gates,
             silent: false,
             ended: false,
+            handover: None,
+            doomed: None,
+            moved: None,
         }
     }
 }

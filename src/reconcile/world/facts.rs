@@ -6,8 +6,8 @@ use crate::decide::placement::Order;
 use crate::decide::purchase::Buying;
 use crate::decide::status::PodStatus;
 use crate::model::{
-    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, ObjectName, PodIntent, PodReport, PodUid,
-    Shortage,
+    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, Notice, ObjectName, PodIntent, PodReport,
+    PodUid, Shortage,
 };
 use crate::ports::{PodEvent, PodSeen};
 use jiff::{SignedDuration, Timestamp};
@@ -64,6 +64,11 @@ pub enum Fact {
         instance: InstanceId,
         event: Box<AgentEvent>,
     },
+    /// All that the cloud announces to this instance now.
+    Notices {
+        instance: InstanceId,
+        notices: Vec<Notice>,
+    },
 }
 
 /// Something to carry out.
@@ -80,6 +85,14 @@ pub enum Effect {
         name: ObjectName,
         uid: PodUid,
     },
+    /// Ask for its deletion: by the Eviction API, or without asking further.
+    Evict {
+        node: NodeName,
+        name: ObjectName,
+        uid: PodUid,
+        grace_seconds: u64,
+        force: bool,
+    },
     Event(PodEvent, Timestamp),
     Follow(Arc<PodIntent>),
     Forget(PodUid),
@@ -91,6 +104,12 @@ pub enum Effect {
     Bound(SignedDuration),
     /// A Pod is Running for the first time, this long after its creation.
     Started(SignedDuration),
+    /// A handover came this far: `ready`, `lost`, `out-of-time`, `failed`.
+    HandedOver {
+        cause: &'static str,
+        outcome: &'static str,
+        took: SignedDuration,
+    },
     Terminate(Vec<InstanceId>),
     /// The kubelet API's directory: set, or removed.
     List {

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 impl World {
     /// Finds the instance that a Pod already has.
-    pub(super) fn adopt(&mut self, uid: &PodUid) {
+    pub(super) fn adopt(&mut self, uid: &PodUid, now: Timestamp) {
         let recorded = self.pods.get(uid).and_then(|pod| pod.status.as_ref()?.instance()).map(InstanceId::new);
         let taken = |id: &InstanceId| {
             let other = self.instances.get(id).and_then(|i| i.pod.as_ref()).or_else(|| self.expected.get(id));
@@ -27,6 +27,7 @@ impl World {
             // Who holds it is asked when it needs an instance: then all Pods are known.
             _ => {}
         }
+        self.adopt_other(uid, now);
     }
 
     /// Binds the Pod to an instance whose agent credibly says that it holds it.
@@ -96,6 +97,7 @@ impl World {
             ending: false,
             holds: None,
             gone: None,
+            notices: Vec::new(),
         });
         self.placement_dirty = true;
     }
@@ -208,7 +210,11 @@ impl World {
     fn quarantine(&mut self, shortage: Shortage, now: Timestamp) {
         let Shortage { purchase, instance_type, zone, code: _, message: _ } = shortage;
         let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);
-        let entry = Quarantine { option: purchase, instance_type, zone, until };
+        self.quarantine_pool(Quarantine { option: purchase, instance_type, zone, until }, now);
+    }
+
+    pub(super) fn quarantine_pool(&mut self, entry: Quarantine, now: Timestamp) {
+        let until = entry.until;
         let same = |q: &Quarantine| Quarantine { until, ..q.clone() } == entry;
         self.market.quarantine.retain(|q| q.until > now && !same(q));
         self.market.quarantine.push(entry);
@@ -229,6 +235,10 @@ impl World {
             self.holders.insert(uid.clone(), id.clone());
         }
         let Some(pod) = self.pods.get_mut(&uid) else { return };
+        if let Some(leg) = pod.leg_of(&id) {
+            leg.generation = leg.generation.max(generation);
+            return;
+        }
         match &pod.instance {
             Some(own) if *own == id => pod.generation = pod.generation.max(generation),
             // It belongs to another: this one is a stray.

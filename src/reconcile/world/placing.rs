@@ -27,16 +27,12 @@ impl World {
         // Before a Pod gets an instance, everyone who may already hold it must have spoken.
         let bind = if adopting && self.awaits_agents() { Vec::new() } else { plan.bind };
         for (uid, id) in bind {
+            if self.bind_other(&uid, &id, now) {
+                continue;
+            }
             self.bind(&uid, &id);
-            if let Some(record) = self.instances.get(&id).map(|i| i.record.clone()) {
-                let message = format!(
-                    "Backed by instance {} ({}, {}, ${}/h) in {}",
-                    record.id,
-                    record.instance_type,
-                    record.purchase.as_str(),
-                    record.price,
-                    record.zone,
-                );
+            if let Some(record) = self.instances.get(&id).map(|i| &i.record) {
+                let message = format!("Backed by {}", described(record));
                 self.tell(&uid, false, "InstanceBound", &message, now);
                 if let Some(pod) = self.pods.get(&uid) {
                     self.effects.push(Effect::Bound(now.duration_since(pod.seen.intent.created_at)));
@@ -49,6 +45,9 @@ impl World {
             self.effects.push(Effect::Launch(self.orders, order));
         }
         for (uid, why) in plan.waiting {
+            if self.second_waits(&uid, &why, now) {
+                continue;
+            }
             self.tell_waiting(&uid, &why, now);
         }
         if adopting {
@@ -98,14 +97,12 @@ impl World {
     fn placement_input(&self, now: Timestamp) -> (Vec<Demand>, Vec<Supply>, Vec<Held>) {
         let demands = self.pods.iter().filter_map(|(uid, entry)| {
             entry.seen.intent.spec.as_ref().ok()?;
-            Some(Demand {
-                pod: uid.clone(),
-                zone: self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default(),
-                wants: Arc::clone(&entry.wants),
-                since: entry.wants_instance?,
-            })
+            let first = entry.wants_instance.map(|since| (Arc::clone(&entry.wants), since));
+            let (wants, since) = first.or_else(|| entry.handover.as_ref()?.demand())?;
+            let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
+            Some(Demand { pod: uid.clone(), zone, wants, since })
         });
-        let free = |entry: &InstanceEntry| entry.usable() && entry.holds.is_none();
+        let free = |entry: &InstanceEntry| entry.usable() && entry.holds.is_none() && !entry.doomed();
         let known = self.instances.iter().filter(|(_, entry)| free(entry)).map(|(id, entry)| Supply {
             instance: Some(id.clone()),
             class: entry.record.tags.get(tag::CLASS).cloned().unwrap_or_default(),
@@ -178,9 +175,11 @@ impl World {
         self.instances.values().any(silent)
     }
 
-    /// Instances whose agent holds a Pod that no longer exists, or that is backed by another.
+    /// Instances whose agent holds a Pod that no longer exists, or that is backed by another; and those without a
+    /// Pod that the cloud is about to take.
     fn strays(&self) -> impl Iterator<Item = InstanceId> + '_ {
-        self.instances.iter().filter(|(_, e)| e.usable() && e.holds.is_some()).map(|(id, _)| id.clone())
+        let stray = |e: &InstanceEntry| e.usable() && (e.holds.is_some() || e.doomed());
+        self.instances.iter().filter(move |(_, e)| stray(e)).map(|(id, _)| id.clone())
     }
 }
 
@@ -197,6 +196,7 @@ pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::D
         cpu_millis: size.cpu_millis,
         memory_bytes: size.memory_bytes,
         zones: Some(config.zones.get(&intent.node).cloned().into_iter().collect()),
+        class: None,
         architecture: match selected.map(String::as_str) {
             Some("amd64") => Some(Architecture::Amd64),
             Some("arm64") => Some(Architecture::Arm64),
@@ -207,6 +207,12 @@ pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::D
 
 pub(super) fn offer(record: &InstanceRecord) -> Offer {
     Offer { instance_type: record.instance_type.clone(), purchase: record.purchase, price: record.price }
+}
+
+/// For events.
+pub(super) fn described(record: &InstanceRecord) -> String {
+    let InstanceRecord { id, instance_type, purchase, price, zone, .. } = record;
+    format!("instance {id} ({instance_type}, {}, ${price}/h) in {zone}", purchase.as_str())
 }
 
 pub(super) fn tagged(record: &InstanceRecord) -> &str {

@@ -7,24 +7,49 @@ use jiff::Timestamp;
 use std::sync::Arc;
 
 impl World {
-    /// Sends the Pod's desired state if it differs from what was sent last.
+    /// Sends the Pod's desired state to its own instance if it differs from what was sent last.
     pub(super) fn send_desired(&mut self, uid: &PodUid, stop: Option<Stop>) {
-        let Some(entry) = self.pods.get_mut(uid) else { return };
-        let Some((id, instance)) = entry.instance.as_ref().and_then(|id| Some((id, self.instances.get_mut(id)?)))
-        else {
-            return;
-        };
-        // Before its agent was heard, the generation that it holds is not known.
-        if !instance.ever_connected {
-            return;
+        let Some(entry) = self.pods.get(uid) else { return };
+        let Some(id) = entry.instance.clone() else { return };
+        let Some(desired) = self.desired(uid, &id, entry.generation, entry.desired.as_deref(), stop) else { return };
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.generation = desired.generation;
+            entry.desired = Some(Arc::clone(&desired));
         }
+        self.send(&id, desired);
+    }
+
+    /// The same for the second instance, while there are two.
+    pub(super) fn send_other(&mut self, uid: &PodUid, stop: Option<Stop>) {
+        let Some(leg) = self.pods.get(uid).and_then(|entry| entry.handover.as_ref()?.leg()) else { return };
+        let id = leg.instance.clone();
+        let Some(desired) = self.desired(uid, &id, leg.generation, leg.desired.as_deref(), stop) else { return };
+        if let Some(leg) = self.pods.get_mut(uid).and_then(|entry| entry.leg_of(&id)) {
+            leg.generation = desired.generation;
+            leg.desired = Some(Arc::clone(&desired));
+        }
+        self.send(&id, desired);
+    }
+
+    /// What an instance should run, if that is news to it.
+    fn desired(
+        &self,
+        uid: &PodUid,
+        id: &InstanceId,
+        generation: Generation,
+        sent: Option<&DesiredPod>,
+        stop: Option<Stop>,
+    ) -> Option<Arc<DesiredPod>> {
+        let entry = self.pods.get(uid)?;
+        // Before its agent was heard, the generation that it holds is not known.
+        let instance = self.instances.get(id).filter(|instance| instance.ever_connected)?;
         let empty = Arc::new(Refs::default());
         let refs = match (&entry.refs, &stop) {
             (Some(refs), _) => refs,
             (None, Some(_)) => &empty,
-            (None, None) => return,
+            (None, None) => return None,
         };
-        let Ok(spec) = &entry.seen.intent.spec else { return };
+        let spec = entry.seen.intent.spec.as_ref().ok()?;
         let facts = NodeFacts {
             pod_ip: instance.record.pod_ip,
             host_ips: vec![instance.record.private_ip.unwrap_or(self.config.address)],
@@ -33,16 +58,17 @@ impl World {
             cluster_dns: vec![self.config.dns_server],
             host_dns: DnsConfig::default(),
         };
-        let next = resolve(&entry.seen.intent, spec, refs, &facts, entry.generation, stop);
-        if entry.desired.as_ref().is_some_and(|sent| **sent == next) {
-            return;
-        }
-        entry.generation = Generation(entry.generation.0 + 1);
-        let desired = Arc::new(DesiredPod { generation: entry.generation, ..next });
-        entry.desired = Some(Arc::clone(&desired));
+        let next = resolve(&entry.seen.intent, spec, refs, &facts, generation, stop);
+        let news = sent.is_none_or(|sent| *sent != next);
+        news.then(|| Arc::new(DesiredPod { generation: Generation(generation.0 + 1), ..next }))
+    }
+
+    fn send(&mut self, id: &InstanceId, desired: Arc<DesiredPod>) {
         // From here on it is this Pod's, also after the Pod is gone: an instance serves one Pod in its life.
-        instance.holds = Some((uid.clone(), entry.generation));
-        self.holders.insert(uid.clone(), id.clone());
+        if let Some(instance) = self.instances.get_mut(id) {
+            instance.holds = Some((desired.uid.clone(), desired.generation));
+        }
+        self.holders.insert(desired.uid.clone(), id.clone());
         self.effects.push(Effect::Desired(id.clone(), desired));
     }
 
@@ -96,7 +122,11 @@ impl World {
         }
         let instance = self.pods.get(uid).and_then(|e| e.instance.clone());
         self.unbind(uid);
-        if let Some(id) = instance {
+        let other = self.drop_other(uid);
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.handover = None;
+        }
+        for id in instance.into_iter().chain(other) {
             self.end(&[id]);
         }
         self.effects.push(Effect::Forget(uid.clone()));

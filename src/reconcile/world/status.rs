@@ -2,7 +2,7 @@
 
 use super::{HOLD_QUIET, HOLD_STOPPING, PodEntry, REASSERT, World, facts::Effect};
 use crate::decide::status::{Facts, Phase, PodStatus, status};
-use crate::model::{AgentEvent, ContainerKind, ContainerState, PodIntent, PodUid};
+use crate::model::{AgentEvent, ContainerKind, ContainerState, InstanceId, PodIntent, PodUid};
 use crate::ports::PodEvent;
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,10 +12,13 @@ impl World {
         let Some(entry) = self.pods.get(uid) else { return };
         let backing = entry.instance.as_ref().and_then(|id| self.instances.get(id));
         let class = backing.map(|i| self.class_of(entry, &i.record)).unwrap_or_default();
+        let (handover, doomed) = self.handover_notes(entry, now);
         let Some(entry) = self.pods.get_mut(uid) else { return };
         let instance = entry.instance.as_ref().and_then(|id| self.instances.get(id));
         let silent = instance.is_some_and(|i| i.silent(now));
-        let kept = instance.is_some_and(|i| i.gone.is_none()) && entry.status.as_ref().is_some_and(PodStatus::ran);
+        let told_of =
+            |status: &PodStatus| status.ran() && status.instance() == entry.instance.as_ref().map(InstanceId::as_str);
+        let kept = instance.is_some_and(|i| i.gone.is_none()) && entry.status.as_ref().is_some_and(told_of);
         if !last && kept && !silent && entry.report.is_none() && entry.failed.is_none() {
             // After a start: the API server's word stands until the agent has spoken.
             return;
@@ -31,6 +34,9 @@ impl World {
             gates: &entry.seen.gates,
             silent,
             ended: last,
+            handover: handover.as_ref(),
+            doomed: doomed.as_ref(),
+            moved: entry.moved.as_deref(),
         };
         let next = status(&facts, now);
         let refused = next.reason.clone().filter(|_| entry.seen.intent.spec.is_err()).zip(next.message.clone());
@@ -105,6 +111,13 @@ impl World {
 /// How long a status may wait for a better one. None: it is news.
 fn hold(next: &PodStatus, entry: &PodEntry) -> Option<SignedDuration> {
     let before = entry.status.as_ref();
+    // Which instances run it must be known before anything follows from it.
+    let elsewhere = before.is_some_and(|before| {
+        before.handover() != next.handover() || before.instance().is_some_and(|id| next.instance() != Some(id))
+    });
+    if elsewhere {
+        return None;
+    }
     let pending = only_waits(next) && before.is_none_or(only_waits);
     // The end of a Pod comes in pieces: containers, sandbox, and then for good.
     let stopping = entry.seen.intent.deletion.is_some()

@@ -4,12 +4,15 @@
 //! A crash is a new [`World`], told what the API server, the cloud and the agents hold. What must never
 //! happen is checked at each effect; what must come about in the end, after everything has settled.
 
+mod handover;
 mod sim;
 mod trust;
 
+use crate::decide::handover::MOVE;
 use crate::decide::purchase::Buying;
 use crate::decide::purchase::policy::{Limit, Scope};
-use crate::model::HourlyPrice;
+use crate::model::{HourlyPrice, Notice};
+use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*};
 use sim::Sim;
 
@@ -34,6 +37,12 @@ enum Step {
     MachineDies(usize),
     Describe,
     TerminateFails,
+    CreateMovable,
+    /// The cloud takes the machine back in so many seconds.
+    Interrupt(usize, i64),
+    Rebalance(usize),
+    /// Somebody asks for a move; the number is the wish's.
+    Move(usize, u8),
     Wait(i64),
     Crash,
 }
@@ -54,7 +63,11 @@ fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
         2 => some.clone().prop_map(Step::Disconnect),
         10 => some.clone().prop_map(Step::AgentActs),
         2 => some.clone().prop_map(Step::ContainerEnds),
-        1 => some.prop_map(Step::MachineDies),
+        1 => some.clone().prop_map(Step::MachineDies),
+        8 => Just(Step::CreateMovable),
+        2 => (some.clone(), 10..60i64).prop_map(|(n, seconds)| Step::Interrupt(n, seconds)),
+        1 => some.clone().prop_map(Step::Rebalance),
+        3 => (some, 0..4u8).prop_map(|(n, wish)| Step::Move(n, wish)),
         3 => Just(Step::Describe),
         1 => Just(Step::TerminateFails),
         5 => (0..4i64).prop_map(Step::Wait),
@@ -81,6 +94,13 @@ fn run(sim: &mut Sim, steps: &[Step]) {
             Step::MachineDies(n) => sim.machine_dies(*n),
             Step::Describe => sim.describe(),
             Step::TerminateFails => sim.terminate_fails_next(),
+            Step::CreateMovable => sim.create_movable(),
+            Step::Interrupt(n, seconds) => {
+                let at = sim.now().saturating_add(SignedDuration::from_secs(*seconds)).expect("a time");
+                sim.announce(*n, Notice::Interruption { at });
+            }
+            Step::Rebalance(n) => sim.announce(*n, Notice::Rebalance { since: sim.now() }),
+            Step::Move(n, wish) => sim.annotate(*n, MOVE, &wish.to_string()),
             Step::Wait(seconds) => sim.wait(*seconds),
             Step::Crash => sim.crash(),
         }

@@ -229,6 +229,7 @@ fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
         cpu_millis: size.cpu_millis,
         memory_bytes: size.memory_bytes,
         zones: allowed_values(&spec, "topology.kubernetes.io/zone"),
+        class: None,
         architecture,
     })
 }

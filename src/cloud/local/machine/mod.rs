@@ -2,7 +2,8 @@
 //!
 //! [`run`] is the hidden subcommand `local-machine`: with `--dir` it is a machine's supervisor
 //! ([`supervisor`]), with `--init` besides it is the machine's PID 1 ([`init`], after [`root`] made its
-//! file system), with `--exec` the first moment of a service in it, with `--destroy-all` it clears away a whole cluster. Supervisor and PID 1 change their
+//! file system), with `--exec` the first moment of a service in it, with `--announce` it tells a machine of its end as
+//! a cloud would, with `--destroy-all` it clears away a whole cluster. Supervisor and PID 1 change their
 //! namespaces and signal masks, so [`run`] must be called before the program starts any thread.
 
 mod init;
@@ -14,6 +15,7 @@ mod supervisor;
 use super::{
     cgroup::Size,
     error::{LocalError, chain},
+    notice::{self, Announcement},
     record::InstanceDir,
     sweep,
 };
@@ -32,6 +34,12 @@ pub struct MachineArgs {
     /// Become this command, as a service of the instance (said by its PID 1).
     #[arg(long, conflicts_with_all = ["dir", "destroy_all"], requires = "command")]
     exec: bool,
+    /// Announce this to the instance, as a cloud does.
+    #[arg(long, requires = "dir", conflicts_with_all = ["init", "exec"])]
+    announce: Option<Announcement>,
+    /// How many seconds from now it is to happen.
+    #[arg(long, requires = "announce", default_value_t = 120)]
+    after: u32,
     /// Remove all instances of a cluster, its bridge and its cgroups.
     #[arg(long, requires_all = ["state_dir", "cluster"])]
     destroy_all: bool,
@@ -87,6 +95,11 @@ pub fn run(args: MachineArgs) -> ExitCode {
             sweep::destroy_all(&state_dir, &cluster)
         }
         MachineArgs { exec: true, command, .. } => services::become_service(&command),
+        MachineArgs { dir: Some(dir), announce: Some(announcement), after, .. } => {
+            let after = jiff::SignedDuration::from_secs(i64::from(after));
+            let at = jiff::Timestamp::now().saturating_add(after).unwrap_or(jiff::Timestamp::MAX);
+            notice::announce(&InstanceDir::at(dir), announcement, at)
+        }
         MachineArgs { dir: Some(dir), init, .. } => {
             let dir = InstanceDir::at(dir);
             if init { init::run(&dir) } else { supervisor::run(&dir) }

@@ -12,12 +12,12 @@ use crate::decide::{
             Sizing, Step, Ttl,
         },
     },
-    status::{Phase, PodStatus},
+    status::{Phase, PodStatus, Recorded},
 };
 use crate::model::{
     Allocation, ContainerKind, ContainerReport, ContainerState, Deletion, DesiredPod, HourlyPrice, InstanceId,
-    InstanceRecord, InstanceState, NodeName, PodIntent, PodReport, PodSpec, PodUid, Purchase, RestartPolicy, Shortage,
-    Termination, tag,
+    InstanceRecord, InstanceState, NodeName, Notice, PodIntent, PodReport, PodSpec, PodUid, Purchase, RestartPolicy,
+    Shortage, Termination, tag,
 };
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
@@ -38,8 +38,14 @@ pub struct Sim {
     /// Launch calls whose answer is on its way.
     launching: Vec<(u64, Order)>,
     terminate_fails: bool,
+    /// The Eviction API says no (a PodDisruptionBudget).
+    pub evictions_refused: bool,
     made: u32,
     pub launched: usize,
+    /// How handovers came to their switch.
+    pub handed_over: Vec<&'static str>,
+    /// Reasons of events, in their order.
+    pub told: Vec<String>,
     /// What happened that must not.
     pub wrongs: Vec<String>,
 }
@@ -57,11 +63,29 @@ struct Machine {
     /// What the link keeps for it in this life of the provider.
     desired: Option<Arc<DesiredPod>>,
     holds: Option<Held>,
+    notices: Vec<Notice>,
 }
 
 impl Machine {
     fn lives(&self) -> bool {
         self.record.state == InstanceState::Running
+    }
+
+    fn taken_at(&self) -> Option<Timestamp> {
+        self.notices.iter().find_map(|notice| match notice {
+            Notice::Interruption { at } => Some(*at),
+            _ => None,
+        })
+    }
+
+    /// It runs this Pod, and has not stopped it.
+    fn holds(&self, uid: &PodUid) -> bool {
+        self.lives() && self.holds.as_ref().is_some_and(|h| h.desired.uid == *uid && !h.terminated)
+    }
+
+    fn serves(&self, uid: &PodUid) -> bool {
+        let running = |h: &Held| matches!(h.state, Some(ContainerState::Running { .. }));
+        self.holds(uid) && self.holds.as_ref().is_some_and(running)
     }
 }
 
@@ -72,6 +96,11 @@ struct Held {
 }
 
 impl Held {
+    fn restarts(&self) -> bool {
+        let ended = matches!(self.state, Some(ContainerState::Terminated(_)));
+        ended && self.desired.restart_policy == RestartPolicy::Always
+    }
+
     fn report(&self) -> PodReport {
         let waiting = ContainerState::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
         let main = report("main", ContainerKind::App, self.state.clone().unwrap_or(waiting));
@@ -174,8 +203,11 @@ impl Sim {
             machines: BTreeMap::new(),
             launching: Vec::new(),
             terminate_fails: false,
+            evictions_refused: false,
             made: 0,
             launched: 0,
+            handed_over: Vec::new(),
+            told: Vec::new(),
             wrongs: Vec::new(),
         };
         sim.start();
@@ -194,16 +226,22 @@ impl Sim {
     // --- what happens outside ---
 
     pub fn create(&mut self, cpu_millis: u64) {
+        self.create_pod(cpu_millis, RestartPolicy::Never, None);
+    }
+
+    /// One that may run twice for a moment.
+    pub fn create_movable(&mut self) {
+        self.create_pod(1000, RestartPolicy::Always, Some("ReplicaSet"));
+    }
+
+    pub fn create_pod(&mut self, cpu_millis: u64, restart_policy: RestartPolicy, owner: Option<&str>) {
         self.made += 1;
         let mut main = container_spec("main", ContainerKind::App);
         main.requests.cpu_millis = Some(cpu_millis);
-        let spec = PodSpec {
-            containers: vec![main],
-            restart_policy: RestartPolicy::Never,
-            termination_grace_seconds: GRACE,
-            ..PodSpec::empty()
-        };
-        let intent = Arc::new(intent(&format!("pod-{:03}", self.made), spec));
+        let spec =
+            PodSpec { containers: vec![main], restart_policy, termination_grace_seconds: GRACE, ..PodSpec::empty() };
+        let owner = owner.map(|kind| (kind.to_owned(), "owner".to_owned()));
+        let intent = Arc::new(PodIntent { owner, ..intent(&format!("pod-{:03}", self.made), spec) });
         let uid = intent.uid.clone();
         self.objects.insert(uid.clone(), Object { intent, status: None });
         self.show(&uid);
@@ -223,6 +261,47 @@ impl Sim {
             object.intent = Arc::new(PodIntent { deletion, ..(*object.intent).clone() });
         }
         self.show(&uid);
+    }
+
+    /// Somebody annotates it.
+    pub fn annotate(&mut self, n: usize, key: &str, value: &str) {
+        let Some(uid) = nth(&self.objects, n) else { return };
+        if let Some(object) = self.objects.get_mut(&uid) {
+            let mut intent = (*object.intent).clone();
+            intent.annotations.insert(key.to_owned(), value.to_owned());
+            object.intent = Arc::new(intent);
+        }
+        self.show(&uid);
+    }
+
+    /// The cloud announces something to a machine; what is there already is left alone.
+    pub fn announce(&mut self, n: usize, notice: Notice) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.lives() && m.notices.is_empty()) {
+            machine.notices = vec![notice];
+        }
+        self.tell_notices(&id);
+    }
+
+    /// The machine of the Pod, by the API server's word.
+    pub fn machine_of(&self, n: usize) -> Option<usize> {
+        let object = self.objects.values().nth(n)?;
+        let id = object.status.as_ref()?.instance()?;
+        self.machines.keys().position(|machine| machine.as_str() == id)
+    }
+
+    pub fn status(&self, n: usize) -> Option<&PodStatus> {
+        self.objects.values().nth(n)?.status.as_ref()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn tell_notices(&mut self, id: &InstanceId) {
+        let Some(machine) = self.machines.get(id).filter(|m| m.connected && m.lives()) else { return };
+        let notices = machine.notices.clone();
+        self.fact(Fact::Notices { instance: id.clone(), notices });
     }
 
     pub fn echo(&mut self, n: usize) {
@@ -299,7 +378,7 @@ impl Sim {
                 ..instance(&format!("i-{:03}", self.launched), self.now)
             };
             records.push(record.clone());
-            let machine = Machine { record, connected: false, desired: None, holds: None };
+            let machine = Machine { record, connected: false, desired: None, holds: None, notices: Vec::new() };
             self.machines.insert(machine.record.id.clone(), machine);
         }
         records
@@ -317,6 +396,7 @@ impl Sim {
         }
         self.fact(Fact::Connected { instance: id.clone(), holds });
         self.tell(&id);
+        self.tell_notices(&id);
     }
 
     pub fn disconnect(&mut self, n: usize) {
@@ -338,7 +418,7 @@ impl Sim {
                 held.state = Some(exited(137, now));
             }
             held.terminated = true;
-        } else if held.state.is_none() {
+        } else if held.state.is_none() || held.restarts() {
             held.state = Some(ContainerState::Running { started_at: now });
         }
         self.tell(&id);
@@ -399,6 +479,9 @@ impl Sim {
             }
         }
         self.now = next;
+        let due = |m: &Machine| m.lives() && m.taken_at().is_some_and(|at| at <= next);
+        let taken: Vec<InstanceId> = self.machines.iter().filter(|(_, m)| due(m)).map(|(id, _)| id.clone()).collect();
+        taken.iter().for_each(|id| self.end_machine(id));
         self.decide();
     }
 
@@ -420,19 +503,40 @@ impl Sim {
     pub fn settle(&mut self) {
         self.terminate_fails = false;
         for _ in 0..60 {
-            while !self.launching.is_empty() {
-                self.launch_returns(true);
-            }
-            for n in 0..self.machines.len() {
-                self.connect(n);
-                self.agent_acts(n);
-            }
-            self.describe();
-            for n in 0..self.objects.len() {
-                self.echo(n);
-            }
-            self.wait(2);
+            self.turn();
         }
+    }
+
+    /// Everybody gets on, once.
+    pub fn turn(&mut self) {
+        while !self.launching.is_empty() {
+            self.launch_returns(true);
+        }
+        for n in 0..self.machines.len() {
+            self.connect(n);
+            self.agent_acts(n);
+        }
+        self.describe();
+        for n in 0..self.objects.len() {
+            self.echo(n);
+        }
+        self.wait(2);
+    }
+
+    /// How many machines run the Pod.
+    pub fn holders(&self, n: usize) -> usize {
+        let uid = nth(&self.objects, n).expect("it exists");
+        self.machines.values().filter(|m| m.holds(&uid)).count()
+    }
+
+    /// Whether a machine's container runs.
+    pub fn serving(&self, machine: &str) -> bool {
+        let machine = self.machines.get(&InstanceId::new(machine));
+        machine.is_some_and(|m| m.holds.as_ref().is_some_and(|h| m.serves(&h.desired.uid)))
+    }
+
+    pub fn serving_at(&self, n: usize) -> bool {
+        nth(&self.machines, n).is_some_and(|id| self.serving(id.as_str()))
     }
 
     // --- the provider's side ---
@@ -457,9 +561,26 @@ impl Sim {
                     if before.is_some_and(|p| p.is_terminal() && p != status.phase) {
                         self.wrongs.push(format!("{uid}: {before:?} became {:?}", status.phase));
                     }
+                    let was = object.status.as_ref().and_then(PodStatus::instance).map(InstanceId::new);
+                    let is = status.instance().map(InstanceId::new);
                     object.status = Some(*status);
+                    self.check_switch(&uid, was, is);
                 }
             }
+            Effect::Evict { uid, grace_seconds, force, .. } => {
+                let Some(object) = self.objects.get_mut(&uid).filter(|_| force || !self.evictions_refused) else {
+                    return;
+                };
+                if object.intent.deletion.is_none() {
+                    let grace = SignedDuration::from_secs(i64::try_from(grace_seconds).expect("small"));
+                    let deadline = self.now.saturating_add(grace).expect("a time");
+                    let deletion = Some(Deletion { deadline, grace_seconds });
+                    object.intent = Arc::new(PodIntent { deletion, ..(*object.intent).clone() });
+                }
+                self.show(&uid);
+            }
+            Effect::HandedOver { outcome, .. } => self.handed_over.push(outcome),
+            Effect::Event(event, _) => self.told.push(event.reason),
             Effect::Delete { uid, .. } => {
                 let Some(object) = self.objects.remove(&uid) else { return };
                 if object.intent.deletion.is_none() {
@@ -478,8 +599,7 @@ impl Sim {
             }
             Effect::Launch(number, order) => self.launching.push((number, order)),
             Effect::Terminate(ids) => self.terminate(ids),
-            Effect::Event(..)
-            | Effect::Forget(_)
+            Effect::Forget(_)
             | Effect::ForgetAgent(_)
             | Effect::Started(_)
             | Effect::Bound(_)
@@ -488,18 +608,40 @@ impl Sim {
         }
     }
 
+    /// Who takes over must serve, unless what served before is gone or about to be.
+    fn check_switch(&mut self, uid: &PodUid, was: Option<InstanceId>, is: Option<InstanceId>) {
+        let (Some(was), Some(is)) = (was, is) else { return };
+        let doomed = self.machines.get(&was).is_none_or(|m| !m.lives() || m.taken_at().is_some());
+        if was != is && !doomed && !self.machines.get(&is).is_some_and(|m| m.serves(uid)) {
+            self.wrongs.push(format!("{uid} went from {was}, which lives, to {is}, which does not serve"));
+        }
+    }
+
     /// An agent takes up a newer desired state of the same Pod; an instance serves one Pod in its life.
     fn deliver(&mut self, id: &InstanceId, desired: Arc<DesiredPod>) {
         let uid = &desired.uid;
-        let others: Vec<&InstanceId> = self
-            .machines
-            .iter()
-            .filter(|(other, m)| *other != id && m.lives())
-            .filter(|(_, m)| m.holds.as_ref().is_some_and(|h| h.desired.uid == *uid && !h.terminated))
-            .map(|(other, _)| other)
-            .collect();
-        if !others.is_empty() {
-            self.wrongs.push(format!("{uid} runs on {others:?} and was sent to {id} too"));
+        let others: Vec<&InstanceId> =
+            self.machines.iter().filter(|(other, m)| *other != id && m.holds(uid)).map(|(other, _)| other).collect();
+        let status = self.objects.get(uid).and_then(|object| object.status.as_ref());
+        let recorded = status.and_then(PodStatus::handover);
+        let own = status.and_then(PodStatus::instance).map(InstanceId::new);
+        // A second one runs only while the API server's status names both.
+        let named = match &recorded {
+            Some(Recorded::Starting(other) | Recorded::Draining(other)) => {
+                let all = [own.as_ref(), Some(other)];
+                all.contains(&Some(id)) && others.iter().all(|other| all.contains(&Some(other)))
+            }
+            None => false,
+        };
+        if !others.is_empty() && !named {
+            self.wrongs.push(format!("{uid} runs on {others:?} and was sent to {id} too: {recorded:?}, {own:?}"));
+        }
+        let object = self.objects.get(uid);
+        let lives_on = object
+            .is_some_and(|o| o.intent.deletion.is_none() && !o.status.as_ref().is_some_and(|s| s.phase.is_terminal()));
+        let failing = desired.stop.as_ref().is_some_and(|stop| stop.reason != "handover");
+        if desired.stop.is_some() && lives_on && !failing && own.as_ref() == Some(id) {
+            self.wrongs.push(format!("{uid} is stopped on {id}, which its status names"));
         }
         let Some(machine) = self.machines.get_mut(id).filter(|m| m.lives()) else { return };
         match &mut machine.holds {
@@ -526,6 +668,7 @@ impl Sim {
                 && let Some(object) = self.objects.get(&held.desired.uid)
                 && object.intent.deletion.is_none()
                 && !object.status.as_ref().is_some_and(|s| s.phase.is_terminal())
+                && object.status.as_ref().and_then(PodStatus::instance).is_none_or(|own| own == id.as_str())
             {
                 self.wrongs.push(format!("{id} was ended under the live Pod {}", held.desired.uid));
             }
@@ -559,6 +702,10 @@ impl Sim {
             }
             match (phase, holders.as_slice()) {
                 (Some(Phase::Running), [one]) => {
+                    let own = object.status.as_ref().and_then(PodStatus::instance);
+                    if own != Some(one.as_str()) {
+                        wrongs.push(format!("{uid} runs on {one}, and its status names {own:?}"));
+                    }
                     needed.insert((*one).clone());
                 }
                 (Some(Phase::Succeeded | Phase::Failed), []) => {}
