@@ -158,8 +158,8 @@ async fn no_request_is_lost_while_a_pod_moves_again_and_again() {
     assert!(load.stop().await > 0);
     // What is deleted in the middle of a move is deleted: nothing of it stays.
     let last = annotation(&pod, "instance-id");
-    space.kubectl(&["annotate", "pod", &name, "pilotlight.dev/move=again"]).await;
-    space.until_event(&name, "HandoverStarted", |_| true).await;
+    space.kubectl(&["annotate", "--overwrite", "pod", &name, "pilotlight.dev/move=again"]).await;
+    space.until_pod(&name, "is on its way", |pod| condition(pod, "pilotlight.dev/Handover")).await;
     space.kubectl(&["delete", "deployment", "web"]).await;
     space.until_gone(&name).await;
     let disk = space.cluster.instance_dir(&last).join("disk");

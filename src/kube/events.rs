@@ -89,6 +89,7 @@ async fn write(
     cancel: CancellationToken,
 ) {
     let mut written: HashMap<PodEvent, Written> = HashMap::new();
+    let mut named = 0;
     loop {
         let (event, at) = tokio::select! {
             () = cancel.cancelled() => return,
@@ -114,8 +115,10 @@ async fn write(
                 events.patch(&known.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             }
             None => {
-                // client-go's names: the object's name and the time in hexadecimal nanoseconds.
-                let name = format!("{}.{:x}", event.pod.name, at.as_nanosecond());
+                // client-go's names: the object's name and the time in hexadecimal nanoseconds. What is decided
+                // together is of the same time: each gets another name.
+                named = at.as_nanosecond().max(named + 1);
+                let name = format!("{}.{named:x}", event.pod.name);
                 let result = events.create(&PostParams::default(), &object(&event, &name, at)).await.map(drop);
                 written.insert(event.clone(), Written { name, count: 1, last: at });
                 result

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 /// The patch for pods/status. The uid makes it fail on another Pod of the same name, so that no GET
 /// is needed before. Conditions of others are kept: the list merges by type.
 pub fn status_patch(uid: &PodUid, status: &PodStatus) -> Value {
-    let ips = |ip: Option<std::net::IpAddr>| ip.map(|ip| json!([{ "ip": ip }]));
+    // These lists merge by address (patchMergeKey: ip): another instance's would be added to the old one's.
+    let ips = |ip: Option<std::net::IpAddr>| ip.map(|ip| json!([{ "$patch": "replace" }, { "ip": ip }]));
     json!({
         "metadata": { "uid": uid, "annotations": status.annotations },
         "status": {
