@@ -140,7 +140,8 @@ mod tests {
     use super::*;
     use crate::model::HourlyPrice;
 
-    const ALL: Overrides = Overrides { instance_types: true, purchase: true, max_hourly_price: true, eci: true };
+    const ALL: Overrides =
+        Overrides { instance_types: true, purchase: true, max_hourly_price: true, move_to_class: true, eci: true };
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
