@@ -102,7 +102,7 @@ async fn what_spot_lacks_is_bought_on_demand_and_the_pods_events_say_so() {
     let event = space.until_event("falls-through", "InstanceBound", |text| text.contains("on-demand")).await;
     assert!(event.message.is_some());
     space.until_event("falls-through", "InstanceLaunching", |text| text.contains("spot")).await;
-    space.until_event("falls-through", "InstanceLaunching", |text| text.contains("on-demand")).await;
+    space.until_event("falls-through", "InsufficientInstanceCapacity", |text| text.contains("sufficient")).await;
     gone(&space, &["falls-through"]).await;
 }
 

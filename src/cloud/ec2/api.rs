@@ -22,7 +22,7 @@ use super::{
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     types::{Filter, Tag},
 };
 use std::{collections::BTreeMap, error::Error, time::Duration};
@@ -80,7 +80,7 @@ where
     if let Some(code) = error.code() {
         return Refusal::new(code, error.message().unwrap_or("no message"));
     }
-    let told = format!("{}", DisplayErrorContext(error));
+    let told = in_one_line(error);
     match error {
         // Neither the network nor the time: nobody could be found to sign as.
         SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
@@ -91,6 +91,17 @@ where
         }
         _ => Refusal::unanswered(told),
     }
+}
+
+/// The error with everything beneath it.
+fn in_one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text.replace('\n', ";")
 }
 
 fn filter(name: &str, value: &str) -> Filter {

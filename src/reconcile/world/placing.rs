@@ -69,8 +69,8 @@ impl World {
     fn tell_waiting(&mut self, uid: &PodUid, why: &Waiting, now: Timestamp) {
         let Some(entry) = self.pods.get(uid) else { return };
         let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
-        let failure = why.class().and_then(|class| self.failures.get(&(class.to_owned(), zone)));
-        let next = match (why, failure) {
+        let failure = why.class().and_then(|class| self.failures.get(&(class.to_owned(), zone))).cloned();
+        let next = match (why, &failure) {
             (Waiting::Launching { .. }, None) => None,
             (Waiting::Launching { .. }, Some(_)) => entry.waiting.clone(),
             (Waiting::Failed { .. }, Some(failure)) => {
@@ -82,7 +82,12 @@ impl World {
             _ => Some(Reason { reason: why.reason().to_owned(), message: why.message() }),
         };
         match (&next, why) {
-            (_, Waiting::Launching { .. }) => self.tell(uid, false, why.reason(), &why.message(), now),
+            (_, Waiting::Launching { .. }) => {
+                if let Some(failure) = failure {
+                    self.tell(uid, true, SHORT, &format!("{failure}; now {}", why.message()), now);
+                }
+                self.tell(uid, false, why.reason(), &why.message(), now);
+            }
             (Some(reason), _) => self.tell(uid, true, &reason.reason, &reason.message, now),
             (None, _) => {}
         }
