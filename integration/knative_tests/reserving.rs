@@ -140,7 +140,7 @@ impl Endpoints {
 
     /// Every state seen since there was one, and how often nobody could answer.
     pub async fn stop(self) -> (Vec<Vec<String>>, usize) {
-        drop(self.stop.send(()));
+        assert!(self.stop.send(()).is_ok(), "the watch goes on until it is stopped");
         self.task.await.expect("the watch's task does not panic")
     }
 }
