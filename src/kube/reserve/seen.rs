@@ -7,6 +7,7 @@ use super::build::{self, Template};
 use super::objects::{PodAutoscaler, Revision, Route};
 use super::words::*;
 use crate::decide::reserve::{Activity, Attachment, Deleting, Fit, Idle, Life, Reason, Reported, Reserve, size::Needs};
+use crate::decide::status::INSTANCE_DOOMED;
 use crate::model::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
@@ -214,7 +215,10 @@ impl SeenReserve {
             revision: revision.unwrap_or_default(),
             build: annotations.get(BUILD).cloned().unwrap_or_default(),
             life,
-            doomed: condition("DisruptionTarget").is_some_and(|c| c.status == "True"),
+            // Our word for an instance that the cloud takes back, and Kubernetes' for a Pod that is disrupted otherwise.
+            doomed: [INSTANCE_DOOMED, "DisruptionTarget"]
+                .into_iter()
+                .any(|kind| condition(kind).is_some_and(|c| c.status == "True")),
             attached: labels.get(REVISION_UID) == Some(&revision_uid),
             changed: annotations.get(CHANGED).and_then(|text| text.parse().ok()).unwrap_or(created),
             deleting,
