@@ -134,7 +134,7 @@ fn check_judges_policy_and_prices_for_the_providers_own_catalog_and_zones() {
             prices,
             "cost-policy.yaml:2: classes[0].placement.zones[0]",
         ),
-        ("defaults:\n  instances: {allow: [c6i.large]}\n", prices, "cost-policy.yaml:2: defaults.instances.allow[0]"),
+        ("defaults:\n  instances: {allow: [m9.large]}\n", prices, "cost-policy.yaml:2: defaults.instances.allow[0]"),
         (policy, "spot:\n  - {type: t3.nano, zone: moon, price: 0.001}\n", "prices.yaml:2: spot[0].zone"),
         (policy, "onDemand:\n  - {type: none, price: 1}\n", "prices.yaml:2: onDemand[0].type"),
     ] {
