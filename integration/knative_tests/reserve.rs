@@ -22,10 +22,13 @@ async fn at_zero_a_reserve_answers_the_first_request_and_leaves_when_a_standard_
     let answer = serving.gateway("coffee").get("/").await.sample();
     assert_eq!(answer.pod, reserve, "the reserve answers at once, not the standard Pod that is only starting");
 
+    // Without traffic it would soon be idle again, and the next reserve would answer.
+    let load = Load::start(&serving.gateway("coffee"), "/?ms=20", 5);
     serving.until_reserve(&revision, "StandardServes").await;
     serving.until_gone(&reserve).await;
     let later = serving.gateway("coffee").get("/").await.sample();
     assert!(later.pod.starts_with(&format!("{revision}-deployment-")), "{later:?}");
+    load.stop().await.all_answered();
     let (seen, empty) = endpoints.stop().await;
     assert_eq!(empty, 0, "there was always somebody to answer: {seen:#?}");
 
