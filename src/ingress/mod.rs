@@ -32,6 +32,7 @@
 //!   what it would write, under the version it was derived from. Equal facts give equal statuses.
 //! - Nothing is kept anywhere else: a restart rebuilds all of it before it says that it is ready.
 
+pub mod again;
 pub mod backends;
 pub mod balance;
 mod certificate;

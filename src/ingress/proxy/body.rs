@@ -1,4 +1,4 @@
-//! Response bodies: passed on frame by frame, trailers included.
+//! Bodies, passed on frame by frame, trailers included.
 
 use super::metrics::Counted;
 use super::pool::Lease;
@@ -9,6 +9,38 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
+
+/// What a request carries to a backend: the client's body as it comes, or none. None can be sent any number of times.
+pub enum Outgoing {
+    Client(Incoming),
+    Empty,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &mut *self {
+            Self::Client(body) => Pin::new(body).poll_frame(context),
+            Self::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end_stream(),
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
 
 /// A backend's body with its hold on the connection: given back when the body has been read to its end, let go when
 /// it is dropped before.

@@ -6,28 +6,29 @@
 //! | 400 | no host, or one that is not a host |
 //! | 404 | no Ingress has this host and path |
 //! | 501 | CONNECT |
-//! | 502 | an endpoint took the request and broke the connection |
+//! | 502 | an endpoint took the request and broke the connection, and it is not to be sent again |
 //! | 503 | no endpoint, or none that could be reached; nothing was sent |
 //! | 508 | the request came through here several times already |
 
-use super::body::{Leased, ProxyBody};
+use super::body::{Leased, Outgoing, ProxyBody};
 use super::headers;
 use super::live::Live;
 use super::metrics::{Counted, Metrics};
 use super::pool::{Endpoint, SendError};
 use super::tunnel;
+use crate::ingress::again::{self, Cause, End};
 use crate::ingress::backends::Protocol;
 use crate::ingress::balance::{Load, choose};
 use crate::ingress::hash::{HASH_HEADER, OVERRIDE};
-use crate::ingress::table::{Found, Listener, PlainHttp, Route};
+use crate::ingress::table::{Found, Listener, PlainHttp, Route, Split};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use std::{
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 const HASH: HeaderName = HeaderName::from_static(HASH_HEADER);
@@ -37,14 +38,32 @@ const HASH: HeaderName = HeaderName::from_static(HASH_HEADER);
 const ROUNDS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// So many requests may wait to be sent once more; the next one gets the answer that there is.
+pub(super) const MOST_WAITING: usize = 1024;
+
 pub(super) struct Forwarder {
     pub live: watch::Receiver<Arc<Live>>,
     pub metrics: Metrics,
     pub tunnels: TaskTracker,
+    /// Of [`MOST_WAITING`] places.
+    pub waiting: Semaphore,
 }
 
 /// An answer of our own.
 struct Refused(StatusCode, String);
+
+/// Why a request has no answer.
+enum Failed {
+    Refused(Refused),
+    /// An endpoint had taken it.
+    Broken,
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
 
 impl Forwarder {
     pub async fn answer(
@@ -126,20 +145,48 @@ impl Forwarder {
         Ok(response.map(ProxyBody::backend))
     }
 
-    /// Tries endpoints until one has taken the request.
+    /// Sends it until there is an answer to be passed on.
     async fn send(
         &self,
         mut live: Arc<Live>,
         route: &Route,
         point: u8,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         authority: &HeaderValue,
         upgrade: bool,
     ) -> Result<Response<Leased>, Refused> {
         let split = route.split(point).ok_or_else(|| unavailable("the route has no backend"))?;
+        let spare = again::repeatable(request.method(), request.body().is_end_stream(), upgrade);
+        let spare = spare.then(|| copy(&request));
+        let mut request = request.map(Outgoing::Client);
+        let (began, mut sent, mut before) = (Instant::now(), 1, None);
+        loop {
+            let answer = self.send_once(&mut live, split, request, authority, upgrade).await;
+            let Some((spare, cause)) = spare.as_ref().zip(cause(&answer, before)) else { return passed_on(answer) };
+            let Some(pause) = again::pause(sent, began.elapsed(), rand::random()) else { return passed_on(answer) };
+            let Ok(_place) = self.waiting.try_acquire() else { return passed_on(answer) };
+            // What it holds on to is free for others meanwhile.
+            drop(answer);
+            self.metrics.repeated(cause.as_str());
+            tokio::time::sleep(pause).await;
+            live = Arc::clone(&self.live.borrow());
+            request = copy(spare);
+            (sent, before) = (sent + 1, Some(cause));
+        }
+    }
+
+    /// Tries endpoints until one has taken the request.
+    async fn send_once(
+        &self,
+        live: &mut Arc<Live>,
+        split: &Split,
+        mut request: Request<Outgoing>,
+        authority: &HeaderValue,
+        upgrade: bool,
+    ) -> Result<Response<Leased>, Failed> {
         for round in 0..ROUNDS {
             let Some(backend) = live.backends.get(split.backend.as_ref()) else {
-                return Err(unavailable(format!("no endpoint of {} is ready", split.backend)));
+                return Err(unavailable(format!("no endpoint of {} is ready", split.backend)).into());
             };
             let mut tried = vec![false; backend.endpoints.len()];
             while let Some(index) = choose(&loads(&backend.endpoints, &tried), rand::random()) {
@@ -157,22 +204,49 @@ impl Forwarder {
                     Err(SendError::Broken(error)) => {
                         self.metrics.failed("send");
                         tracing::debug!(endpoint = %endpoint.address, %error, "an endpoint broke off");
-                        let why = "the backend broke the connection before it answered".to_owned();
-                        return Err(Refused(StatusCode::BAD_GATEWAY, why));
+                        return Err(Failed::Broken);
                     }
                 }
             }
             if round + 1 < ROUNDS {
                 let mut changes = self.live.clone();
                 changes.mark_unchanged();
-                if Arc::ptr_eq(&live, &changes.borrow()) {
+                if Arc::ptr_eq(live, &changes.borrow()) {
                     drop(tokio::time::timeout(PAUSE * (round + 1), changes.changed()).await);
                 }
-                live = Arc::clone(&self.live.borrow());
+                *live = Arc::clone(&self.live.borrow());
             }
         }
-        Err(unavailable(format!("no endpoint of {} could be reached", split.backend)))
+        Err(unavailable(format!("no endpoint of {} could be reached", split.backend)).into())
     }
+}
+
+/// Of a request without a body.
+fn copy<B>(request: &Request<B>) -> Request<Outgoing> {
+    let mut copy = Request::new(Outgoing::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
+/// Why sending it once more may help.
+fn cause(answer: &Result<Response<Leased>, Failed>, before: Option<Cause>) -> Option<Cause> {
+    let end = match answer {
+        Ok(response) => End::Answer(response.status(), response.headers()),
+        Err(Failed::Broken) => End::Broken,
+        Err(Failed::Refused(_)) => End::Unreached,
+    };
+    again::cause(end, before)
+}
+
+fn passed_on(answer: Result<Response<Leased>, Failed>) -> Result<Response<Leased>, Refused> {
+    answer.map_err(|failed| match failed {
+        Failed::Refused(refused) => refused,
+        Failed::Broken => {
+            Refused(StatusCode::BAD_GATEWAY, "the backend broke the connection before it answered".to_owned())
+        }
+    })
 }
 
 fn loads(endpoints: &[Arc<Endpoint>], tried: &[bool]) -> Vec<Load> {
@@ -203,7 +277,7 @@ fn authority(request: &Request<Incoming>) -> Result<uri::Authority, Refused> {
 }
 
 /// Gives the request the target in the form that the endpoint's protocol wants.
-fn address(request: &mut Request<Incoming>, authority: &HeaderValue, h2c: bool) -> Result<(), Refused> {
+fn address(request: &mut Request<Outgoing>, authority: &HeaderValue, h2c: bool) -> Result<(), Refused> {
     let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
     let malformed = |_| Refused(StatusCode::BAD_REQUEST, "the target is malformed".to_owned());
     if h2c {

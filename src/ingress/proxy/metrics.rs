@@ -17,6 +17,11 @@ struct Failure {
     stage: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Repetition {
+    cause: &'static str,
+}
+
 /// Cheap to clone; all clones count together. One label a metric at most: their number doesn't grow with users.
 #[derive(Clone)]
 pub struct Metrics {
@@ -24,6 +29,7 @@ pub struct Metrics {
     requests: Family<Answer, Counter>,
     seconds: Histogram,
     failures: Family<Failure, Counter>,
+    repetitions: Family<Repetition, Counter>,
     pub connections: Gauge,
     pub in_flight: Gauge,
     pub ingresses: Gauge,
@@ -42,6 +48,8 @@ impl Default for Metrics {
         registry.register("first_byte_seconds", "From a request's head to its response's head", seconds.clone());
         let failures = Family::default();
         registry.register("upstream_failures", "Attempts at an endpoint that failed, by stage", failures.clone());
+        let repetitions = Family::default();
+        registry.register("repetitions", "Requests that were sent once more, by cause", repetitions.clone());
         let connections = Gauge::default();
         registry.register("connections", "Connections from clients that are open", connections.clone());
         let in_flight = Gauge::default();
@@ -50,7 +58,8 @@ impl Default for Metrics {
         registry.register("ingresses", "Ingresses of this gateway's class", ingresses.clone());
         let tunnels = Gauge::default();
         registry.register("tunnels", "Upgraded connections that are open", tunnels.clone());
-        Self { registry: Arc::new(registry), requests, seconds, failures, connections, in_flight, ingresses, tunnels }
+        let registry = Arc::new(registry);
+        Self { registry, requests, seconds, failures, repetitions, connections, in_flight, ingresses, tunnels }
     }
 }
 
@@ -63,6 +72,11 @@ impl Metrics {
     /// `stage`: connect, send.
     pub fn failed(&self, stage: &'static str) {
         self.failures.get_or_create(&Failure { stage }).inc();
+    }
+
+    /// `cause`: broken, gateway.
+    pub fn repeated(&self, cause: &'static str) {
+        self.repetitions.get_or_create(&Repetition { cause }).inc();
     }
 
     /// All of it, in the OpenMetrics text format.

@@ -10,9 +10,9 @@
 //!                                  body.rs <-+-> tunnel.rs (after 101 Switching Protocols)
 //! ```
 //!
-//! Bodies stream in both directions, a frame at a time; trailers too. A request is tried again only while nothing of
-//! it can have reached anybody: no connection was made, or the one taken from the pool turned out to be closed before
-//! the first byte.
+//! Bodies stream in both directions, a frame at a time; trailers too. Any request is tried again while nothing of it can
+//! have reached anybody: no connection was made, or the one taken from the pool turned out to be closed before the first
+//! byte. One that may have reached somebody is sent once more as `again.rs` says.
 
 mod body;
 mod forward;
@@ -21,6 +21,8 @@ mod live;
 mod metrics;
 mod pool;
 mod server;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tunnel;
 

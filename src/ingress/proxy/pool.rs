@@ -9,10 +9,9 @@
 //! The rule about trying again is made here: [`SendError::NotSent`] gives the request back, and is returned only if
 //! not a byte of it was written.
 
-use super::body::Leased;
+use super::body::{Leased, Outgoing};
 use crate::ingress::backends::{Address, Protocol};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
@@ -55,7 +54,7 @@ pub enum ConnectError {
 
 pub enum SendError {
     /// Nothing of it was written: it may be tried again.
-    NotSent { request: Box<Request<Incoming>>, why: ConnectError },
+    NotSent { request: Box<Request<Outgoing>>, why: ConnectError },
     /// Some of it may have arrived.
     Broken(hyper::Error),
 }
@@ -100,12 +99,12 @@ pub struct Endpoint {
 }
 
 struct Free {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<Outgoing>,
     since: Instant,
 }
 
 struct Shared {
-    sender: http2::SendRequest<Incoming>,
+    sender: http2::SendRequest<Outgoing>,
     streams: Arc<()>,
 }
 
@@ -138,7 +137,7 @@ impl Endpoint {
     /// switch.
     pub async fn send(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Outgoing>,
         upgrade: bool,
     ) -> Result<Response<Leased>, SendError> {
         let busy = Busy::new(self);
@@ -152,7 +151,7 @@ impl Endpoint {
 
     async fn send_alone(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Outgoing>,
         busy: Busy,
     ) -> Result<Response<Leased>, SendError> {
         let mut request = request;
@@ -181,7 +180,7 @@ impl Endpoint {
         }
     }
 
-    async fn send_shared(&self, request: Request<Incoming>, busy: Busy) -> Result<Response<Leased>, SendError> {
+    async fn send_shared(&self, request: Request<Outgoing>, busy: Busy) -> Result<Response<Leased>, SendError> {
         let mut request = request;
         loop {
             let (mut sender, streams, reused) = match self.shared().await {
@@ -205,21 +204,21 @@ impl Endpoint {
         }
     }
 
-    fn take_free(&self) -> Option<http1::SendRequest<Incoming>> {
+    fn take_free(&self) -> Option<http1::SendRequest<Outgoing>> {
         let mut free = lock(&self.free);
         std::iter::from_fn(|| free.pop())
             .map(|free| free.sender)
             .find(|sender| sender.is_ready() && !sender.is_closed())
     }
 
-    fn give_back(&self, sender: http1::SendRequest<Incoming>) {
+    fn give_back(&self, sender: http1::SendRequest<Outgoing>) {
         let mut free = lock(&self.free);
         if !sender.is_closed() && free.len() < MOST_IDLE {
             free.push(Free { sender, since: Instant::now() });
         }
     }
 
-    async fn connect_alone(&self) -> Result<http1::SendRequest<Incoming>, ConnectError> {
+    async fn connect_alone(&self) -> Result<http1::SendRequest<Outgoing>, ConnectError> {
         let stream = connect(&self.address).await?;
         let (sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
         // Ends when the sender and the body in flight are dropped, or the peer closes. Its error is the request's.
@@ -228,7 +227,7 @@ impl Endpoint {
     }
 
     /// A connection with room, the claim on a place in it, and whether it was there before.
-    async fn shared(&self) -> Result<(http2::SendRequest<Incoming>, Arc<()>, bool), ConnectError> {
+    async fn shared(&self) -> Result<(http2::SendRequest<Outgoing>, Arc<()>, bool), ConnectError> {
         if let Some((sender, streams)) = self.take_shared() {
             return Ok((sender, streams, true));
         }
@@ -251,7 +250,7 @@ impl Endpoint {
         Ok((sender, streams, false))
     }
 
-    fn take_shared(&self) -> Option<(http2::SendRequest<Incoming>, Arc<()>)> {
+    fn take_shared(&self) -> Option<(http2::SendRequest<Outgoing>, Arc<()>)> {
         let mut shared = lock(&self.shared);
         shared.retain(|shared| !shared.sender.is_closed());
         // One of the claims is the pool's own.
@@ -274,7 +273,7 @@ impl Endpoint {
 
 /// What a response holds on to until its body is read or dropped.
 pub(super) enum Lease {
-    Alone(Arc<Endpoint>, http1::SendRequest<Incoming>, #[allow(dead_code, reason = "counts while it lives")] Busy),
+    Alone(Arc<Endpoint>, http1::SendRequest<Outgoing>, #[allow(dead_code, reason = "counts while it lives")] Busy),
     Shared(
         #[allow(dead_code, reason = "counts while it lives")] Arc<()>,
         #[allow(dead_code, reason = "likewise")] Busy,

@@ -5,7 +5,7 @@
 //!                          --all closed, or the time is up--> ended
 //! ```
 
-use super::forward::Forwarder;
+use super::forward::{Forwarder, MOST_WAITING};
 use super::live::Live;
 use super::metrics::{Counted, Metrics};
 use super::tls;
@@ -79,7 +79,8 @@ impl Proxy {
     ) -> Result<Self, rustls::Error> {
         let tunnels = TaskTracker::new();
         let tls = tls::acceptor(live.clone(), crypto)?;
-        let forwarder = Arc::new(Forwarder { live, metrics, tunnels: tunnels.clone() });
+        let waiting = Semaphore::new(MOST_WAITING);
+        let forwarder = Arc::new(Forwarder { live, metrics, tunnels: tunnels.clone(), waiting });
         let places = Arc::new(Semaphore::new(limits.connections));
         let (connections, abort) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self { forwarder, tls, limits, places, connections, tunnels, abort })
