@@ -93,15 +93,6 @@ async fn move_pod(space: &Space, args: &[&str]) -> Moved {
     Moved { code: output.status.code(), text }
 }
 
-/// Says it to the instance as its cloud would.
-async fn announce(space: &Space, pod: &Pod, what: &str, seconds: u32) {
-    let dir = space.cluster.instance_dir(&annotation(pod, "instance-id"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-    command.args(["local-machine", "--announce", what, "--after", &seconds.to_string(), "--dir"]).arg(dir);
-    let output = command.output().await.expect("it can be run");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 fn reason(pod: &Pod, kind: &str) -> Option<String> {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     conditions.into_iter().find(|c| c.type_ == kind)?.reason.clone()
@@ -179,7 +170,7 @@ async fn no_request_is_lost_when_the_cloud_takes_the_instance_back() {
     let name = web(&space).await;
     let load = Load::start(&space).await;
     let before = space.until_running(&name).await;
-    announce(&space, &before, "interruption", 120).await;
+    space.cluster.announce(&before, "interruption", 120).await;
     let doomed = |pod: &Pod| reason(pod, "pilotlight.dev/InstanceDoomed").as_deref() == Some("SpotInterrupted");
     space.until_pod(&name, "is known to be doomed", doomed).await;
     let after = until_moved(&space, &before).await;
@@ -213,7 +204,7 @@ async fn a_stateful_sets_pod_is_not_moved_and_makes_way_for_its_successor_at_a_n
     let same = space.until_pod("db-0", "is refused", said).await;
     assert_eq!(annotation(&same, "instance-id"), annotation(&before, "instance-id"));
 
-    announce(&space, &before, "interruption", 120).await;
+    space.cluster.announce(&before, "interruption", 120).await;
     let succeeded =
         |pod: &Pod| pod.metadata.uid != before.metadata.uid && phase(pod) == "Running" && condition(pod, "Ready");
     let after = space.until_pod("db-0", "was made anew and runs", succeeded).await;
@@ -229,7 +220,7 @@ async fn a_bare_pod_that_must_not_run_twice_is_stopped_in_time_and_says_why() {
     space.apply(&once("bare", script)).await;
     let before = space.until_running("bare").await;
     // Five seconds of margin and one of grace before: about twenty seconds from now.
-    announce(&space, &before, "interruption", 26).await;
+    space.cluster.announce(&before, "interruption", 26).await;
     let failed = space.until_phase("bare", "Failed").await;
     assert_eq!(failed.status.as_ref().and_then(|s| s.reason.as_deref()), Some("InstanceInterrupted"));
     assert!(condition(&failed, "DisruptionTarget"));

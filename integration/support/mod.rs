@@ -13,6 +13,7 @@ mod space;
 pub use manifest::*;
 pub use space::*;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use std::{
     path::{Path, PathBuf},
@@ -99,6 +100,15 @@ impl Cluster {
     /// What the local cloud keeps of an instance.
     pub fn instance_dir(&self, instance: &str) -> PathBuf {
         self.state.join("provider/state/instances").join(&self.name).join(instance)
+    }
+
+    /// Tells the instance behind a Pod of its end, as its cloud would. `what`: interruption, ...
+    pub async fn announce(&self, pod: &Pod, what: &str, seconds: u32) {
+        let dir = self.instance_dir(&annotation(pod, "instance-id"));
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+        command.args(["local-machine", "--announce", what, "--after", &seconds.to_string(), "--dir"]).arg(dir);
+        let output = command.output().await.expect("it can be run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -38,6 +38,9 @@ use jiff::{SignedDuration, Timestamp};
 pub const SETTLE: SignedDuration = SignedDuration::from_secs(5);
 /// Before an announced end everything has stopped this much earlier: clouds keep no exact time.
 pub const MARGIN: SignedDuration = SignedDuration::from_secs(5);
+/// Before an announced end this much of a Pod's grace period is kept back for its stop: the default, which most have. A
+/// longer one (Knative gives each Pod five minutes) may be more than was announced, and a replacement is worth more.
+const KEPT_GRACE: SignedDuration = SignedDuration::from_secs(30);
 /// Without an announced end: how long a replacement may take to become ready before it is given up.
 pub const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
 /// After a failed handover, when the next is tried if its cause still stands.
@@ -215,7 +218,7 @@ fn give_way(view: &View, leave: &Leave, by: Timestamp, now: Timestamp) -> Plan {
     let last = last(view, by);
     let due = match leave.manner {
         // Whoever makes the replacement does it before this is done.
-        Manner::MarkOnly => last,
+        Manner::MarkOnly => latest(view, by),
         Manner::HandOver | Manner::Drain if !view.pod.controlled => last,
         Manner::HandOver | Manner::Drain => match leave.cause {
             Cause::Maintenance { .. } => last.saturating_sub(LEAD).unwrap_or(last),
@@ -307,8 +310,7 @@ fn draining(
         return step(Step::Stop(deletion));
     }
     let ends_at = other.ends_at.map(|at| at.saturating_sub(MARGIN).unwrap_or(at));
-    let grace = seconds(view.pod.grace_seconds);
-    let latest = ends_at.map(|at| at.saturating_sub(grace).unwrap_or(at));
+    let latest = other.ends_at.map(|at| latest(view, at));
     let due = match (role, shown_at) {
         _ if view.pod.over => now,
         (Role::Abandoned, _) => now,
@@ -318,7 +320,7 @@ fn draining(
     if now < due {
         return Plan { step: Step::Rest, wake_at: Some(due) };
     }
-    let deadline = later(now, grace).min(ends_at.unwrap_or(Timestamp::MAX)).max(now);
+    let deadline = later(now, seconds(view.pod.grace_seconds)).min(ends_at.unwrap_or(Timestamp::MAX)).max(now);
     let grace_seconds = u64::try_from(deadline.duration_since(now).as_secs()).unwrap_or(0);
     step(Step::Stop(Deletion { deadline, grace_seconds }))
 }
@@ -329,9 +331,15 @@ fn last(view: &View, by: Timestamp) -> Timestamp {
     by.saturating_sub(before).unwrap_or(Timestamp::MIN)
 }
 
+/// The last moment for the stop of what has a replacement, or still may get one.
+fn latest(view: &View, by: Timestamp) -> Timestamp {
+    let before = MARGIN.saturating_add(seconds(view.pod.grace_seconds).min(KEPT_GRACE));
+    by.saturating_sub(before).unwrap_or(Timestamp::MIN)
+}
+
 /// The last moment for a switch: what served until then must be known to be replaced before it stops.
 fn turn(view: &View, by: Timestamp) -> Timestamp {
-    last(view, by).saturating_sub(SETTLE).unwrap_or(Timestamp::MIN)
+    latest(view, by).saturating_sub(SETTLE).unwrap_or(Timestamp::MIN)
 }
 
 /// Until when a second instance is waited for.

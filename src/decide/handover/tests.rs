@@ -60,9 +60,10 @@ prop_compose! {
         (alive, connected, told, ready, terminated) in any::<(bool, bool, bool, bool, bool)>(),
         ends_at in proptest::option::of(0..400i64), rest_until in proptest::option::of(0..400i64),
         evicted_at in proptest::option::of(0..400i64), now in 0..900i64,
+        grace_seconds in prop_oneof![Just(1), Just(GRACE), Just(300)],
     ) -> Case {
         Case {
-            pod: PodFacts { over, deletion: None, backed, grace_seconds: GRACE, controlled },
+            pod: PodFacts { over, deletion: None, backed, grace_seconds, controlled },
             leave,
             against: if movable { Vec::new() } else { vec![Unmovable::ReadinessGates] },
             stage,
@@ -75,6 +76,11 @@ prop_compose! {
 }
 
 impl Case {
+    /// How long before its end something that has a replacement must begin to stop.
+    fn kept(&self) -> SignedDuration {
+        MARGIN + SignedDuration::from_secs(if self.pod.grace_seconds < 30 { 1 } else { 30 })
+    }
+
     fn plan(&self) -> Plan {
         let two = matches!(self.stage, Stage::Starting | Stage::Draining { .. });
         let view = View {
@@ -109,7 +115,7 @@ proptest! {
                 prop_assert!(case.pod.controlled && !case.pod.over && case.stage == Stage::Idle);
                 let by = case.leave.and_then(|leave| leave.by).expect("an end is announced");
                 let left = u64::try_from(by.duration_since(case.now).as_secs()).unwrap_or(0);
-                prop_assert!(grace_seconds <= GRACE && grace_seconds <= left);
+                prop_assert!(grace_seconds <= case.pod.grace_seconds && grace_seconds <= left);
             }
             Step::Fail => prop_assert!(!case.pod.controlled && !case.pod.over && case.stage == Stage::Idle),
             _ => {}
@@ -132,8 +138,8 @@ proptest! {
             Because::Ready => prop_assert!(case.other.ready && case.stage == Stage::Starting),
             Because::Lost => prop_assert!(!case.pod.backed),
             Because::OutOfTime => {
-                let by = case.leave.and_then(|leave| leave.by).expect("an end is announced");
-                prop_assert!(case.now.duration_since(by) >= -(MARGIN + SETTLE + seconds(GRACE)));
+                let by = case.leave.as_ref().and_then(|leave| leave.by).expect("an end is announced");
+                prop_assert!(case.now.duration_since(by) >= -(SETTLE + case.kept()));
             }
         }
     }
@@ -143,7 +149,7 @@ proptest! {
         let Stage::Draining { role: Role::Old, shown_at, stop: None } = case.stage else { return Ok(()) };
         if let Step::Stop(deletion) = case.plan().step && !case.pod.over {
             let shown_at = shown_at.expect("it is shown");
-            let forced = case.other.ends_at.is_some_and(|end| case.now >= end - MARGIN - seconds(GRACE));
+            let forced = case.other.ends_at.is_some_and(|end| case.now >= end - case.kept());
             prop_assert!(case.now.duration_since(shown_at) >= SETTLE || forced);
             prop_assert!(deletion.deadline >= case.now);
             if let Some(end) = case.other.ends_at {
@@ -155,7 +161,7 @@ proptest! {
     #[test]
     fn a_pod_whose_end_is_near_is_never_left_to_it(mut case in cases()) {
         let Some(by) = case.leave.as_ref().and_then(|leave| leave.by) else { return Ok(()) };
-        case.now = by - MARGIN - seconds(GRACE);
+        case.now = by - case.kept();
         let step = case.plan().step;
         match case.stage {
             _ if case.pod.over || !case.pod.backed => {}
@@ -292,6 +298,43 @@ fn of_several_causes_the_most_urgent_counts() {
     assert_eq!(cause(&all[..1], None, 2000, follows), Some((Cause::Rebalance, None)));
     assert_eq!(cause(&all[..1], None, 2000, Interruption::default()), Some((Cause::Expired, None)));
     assert_eq!(cause(&all[..1], None, 999, Interruption::default()), None);
+}
+
+#[test]
+fn a_grace_period_longer_than_the_notice_leaves_time_for_a_replacement() {
+    // Knative's, and a spot notice.
+    let pod = PodFacts { over: false, deletion: None, backed: true, grace_seconds: 300, controlled: true };
+    for (manner, stage, other, expected) in [
+        (Manner::HandOver, Stage::Idle, None, Plan { step: Step::Want, wake_at: None }),
+        (Manner::HandOver, Stage::Wanting, None, Plan { step: Step::Rest, wake_at: Some(at(80)) }),
+        (Manner::MarkOnly, Stage::Idle, None, Plan { step: Step::Rest, wake_at: Some(at(85)) }),
+        (
+            Manner::HandOver,
+            Stage::Draining { role: Role::Old, shown_at: Some(at(0)), stop: None },
+            Some(Other {
+                alive: true,
+                connected: true,
+                told: true,
+                ready: true,
+                terminated: false,
+                ends_at: Some(at(120)),
+            }),
+            Plan { step: Step::Rest, wake_at: Some(at(5)) },
+        ),
+    ] {
+        let leave = Leave { cause: Cause::Interruption, by: Some(at(120)), manner };
+        let view = View {
+            pod,
+            leave: Some(&leave),
+            movable: Ok(()),
+            stage,
+            since: at(0),
+            other,
+            rest_until: None,
+            evicted_at: None,
+        };
+        assert_eq!(plan(&view, at(1)), expected, "{manner:?} {stage:?}");
+    }
 }
 
 #[test]
