@@ -7,7 +7,7 @@ use crate::{
     support::*,
 };
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn at_zero_a_reserve_answers_the_first_request_and_leaves_when_a_standard_pod_does() {
@@ -96,7 +96,7 @@ async fn a_new_revision_takes_the_reserve_over_and_the_old_one_loses_it() {
 #[tokio::test]
 async fn each_revision_of_a_canary_has_its_reserve() {
     let serving = Serving::new("canary").await;
-    let service = |word: &str, split: serde_json::Value| {
+    let service = |word: &str, split: Value| {
         let service = reserved(ksvc("split", json!({ "containers": [sample(json!({ "TARGET": word }))] })));
         with(service, json!({ "spec": { "traffic": split } }))
     };
@@ -114,6 +114,94 @@ async fn each_revision_of_a_canary_has_its_reserve() {
     serving.until_reserve(first, "NotRouted").await;
     serving.until_no_reserve(first).await;
     serving.until_on_reserve(second).await;
+}
+
+/// Of two Revisions the first has no share of the traffic, and a tag.
+async fn tag_the_first(serving: &Serving, service: &Value) {
+    serving.deploy(service).await;
+    let traffic = json!([
+        { "latestRevision": true, "percent": 100 },
+        { "revisionName": "shop-00001", "tag": "old" },
+    ]);
+    let template = json!({ "spec": { "containers": [sample(json!({ "TARGET": "two" }))] } });
+    serving.apply(&with(service.clone(), json!({ "spec": { "template": template, "traffic": traffic } }))).await;
+    serving.until_condition(Kind::Revision, "shop-00002", "Ready", "True").await;
+    serving.until_condition(Kind::Service, "shop", "Ready", "True").await;
+}
+
+#[tokio::test]
+async fn a_tagged_revision_without_traffic_has_a_reserve_where_that_is_asked_for() {
+    let serving = Serving::new("tag").await;
+    let service = annotated(reserved(ksvc("shop", json!({}))), json!({ "pilotlight.dev/reserve-tags": "enabled" }));
+    tag_the_first(&serving, &service).await;
+    let reserve = serving.until_on_reserve("shop-00001").await;
+    assert_eq!(serving.gateway("old-shop").get("/").await.sample().pod, reserve);
+    // It goes with its tag.
+    let only = json!({ "spec": { "traffic": [{ "latestRevision": true, "percent": 100 }] } });
+    let newest = json!({ "spec": { "template": { "spec": { "containers": [sample(json!({ "TARGET": "two" }))] } } } });
+    serving.apply(&with(with(service, newest), only)).await;
+    serving.until_reserve("shop-00001", "NotRouted").await;
+    serving.until_gone(&reserve).await;
+}
+
+#[tokio::test]
+async fn a_tagged_revision_without_traffic_has_none_unless_that_is_asked_for() {
+    let serving = Serving::new("untag").await;
+    tag_the_first(&serving, &reserved(ksvc("shop", json!({})))).await;
+    serving.until_reserve("shop-00001", "NotRouted").await;
+    serving.until_zero("shop-00001").await;
+    serving.until_no_reserve("shop-00001").await;
+    let answer = serving.gateway("old-shop").get("/").await.sample();
+    assert!(answer.pod.starts_with("shop-00001-deployment-"), "{answer:?}");
+    assert!(serving.reserves("shop-00001").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_slow_starter_s_reserve_is_given_as_much_longer_as_it_has_less_of_a_processor() {
+    let serving = Serving::new("jvm").await;
+    // Ten seconds are more than a standard Pod is given. A reserve has a tenth of its processor, and ten times as long.
+    let probe = json!({ "httpGet": { "path": "/healthz" }, "periodSeconds": 1, "failureThreshold": 5 });
+    let container = with(
+        sample(json!({ "RESERVE_START_DELAY": "10s" })),
+        json!({ "startupProbe": probe, "resources": { "requests": { "cpu": "1" } } }),
+    );
+    let revision = serving.deploy(&reserved(ksvc("slow", json!({ "containers": [container] })))).await;
+    let reserve = serving.until_on_reserve(&revision).await;
+    let pod = serving.api::<Pod>().get(&reserve).await.expect("the reserve exists");
+    assert_eq!(restarts(&pod, "user-container"), 0, "it was waited for");
+    assert_eq!(serving.gateway("slow").get("/").await.sample().pod, reserve);
+}
+
+#[tokio::test]
+async fn at_zero_a_notice_brings_another_reserve_before_the_first_goes() {
+    let serving = Serving::new("notice").await;
+    let revision = serving.deploy(&reserved(ksvc("steady", json!({})))).await;
+    let old = serving.until_on_reserve(&revision).await;
+    let endpoints = Endpoints::follow(&serving, &revision);
+    let pod = serving.api::<Pod>().get(&old).await.expect("the reserve exists");
+    serving.cluster.announce(&pod, "interruption", 120).await;
+    serving.until_gone(&old).await;
+    let new = serving.until_on_reserve(&revision).await;
+    assert_ne!(new, old);
+    let (seen, empty) = endpoints.stop().await;
+    assert_eq!(empty, 0, "there was always somebody to answer: {seen:#?}");
+    assert_eq!(serving.gateway("steady").get("/").await.sample().pod, new);
+    serving.until_event(&revision, "ReserveDetached", |message| message.contains(&old)).await;
+}
+
+#[tokio::test]
+async fn a_notice_under_requests_loses_none_of_them() {
+    let serving = Serving::new("taken").await;
+    let revision = serving.deploy(&reserved(ksvc("steady", json!({})))).await;
+    let reserve = serving.until_on_reserve(&revision).await;
+    let pod = serving.api::<Pod>().get(&reserve).await.expect("the reserve exists");
+    serving.cluster.announce(&pod, "interruption", 120).await;
+    let load = Load::start(&serving.gateway("steady"), "/?ms=20", 20);
+    serving.until_gone(&reserve).await;
+    serving.until_reserve(&revision, "StandardServes").await;
+    let report = load.stop().await;
+    report.all_answered();
+    assert!(report.by_pod().contains_key(&reserve), "it answered first: {:?}", report.by_pod());
 }
 
 #[tokio::test]
@@ -200,6 +288,21 @@ async fn a_reserve_that_crashes_is_relieved_like_any_other() {
     burst(&serving.gateway("fragile"), "/", 5).await.all_answered();
     serving.until_gone(&reserve).await;
     serving.until_on_reserve(&revision).await;
+}
+
+#[tokio::test]
+async fn a_reserve_whose_process_ends_under_requests_fails_none_of_them() {
+    let serving = Serving::new("gap").await;
+    let revision = serving.deploy(&reserved(ksvc("fragile", json!({})))).await;
+    let reserve = serving.until_on_reserve(&revision).await;
+    let process = serving.process(&reserve).await;
+    let load = Load::start(&serving.gateway("fragile"), "/?ms=100", 20);
+    process.get("/").await;
+    let crash = process.send(http::Method::POST, "/crash").await;
+    assert!(crash.is_err(), "it ends without an answer: {crash:?}");
+    serving.until_reserve(&revision, "StandardServes").await;
+    let report = load.stop().await;
+    report.all_answered();
 }
 
 #[tokio::test]
@@ -302,7 +405,7 @@ async fn the_hold_gives_back_what_the_user_wrote() {
     let serving = Serving::new("retention").await;
     let service = annotated(reserved(ksvc("kept", json!({}))), json!({ RETENTION: "3s" }));
     let revision = serving.deploy(&service).await;
-    let held = |revision: &serde_json::Value| revision["metadata"]["annotations"][RETENTION] == "1h";
+    let held = |revision: &Value| revision["metadata"]["annotations"][RETENTION] == "1h";
     serving.until_is(Kind::Revision, &revision, "is held", held).await;
     serving.until_on_reserve(&revision).await;
     let annotations = serving.get(Kind::Revision, &revision).await["metadata"]["annotations"].clone();

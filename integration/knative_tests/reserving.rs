@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "a kit: each test uses a part of it")]
 
-use crate::{serving::*, support::*};
+use crate::{net::Target, serving::*, support::*};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::{
@@ -11,7 +11,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, pin::pin, time::Duration};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 const CONDITION: &str = "pilotlight.dev/ReserveReady";
@@ -90,6 +90,13 @@ impl Serving {
         });
         let mut waits = pin!(waits);
         timeout(PATIENCE, waits.next()).await.unwrap_or_else(|_| panic!("{revision}: every Pod was scheduled"));
+    }
+
+    /// The process in a Pod itself, past its queue-proxy.
+    pub async fn process(&self, pod: &str) -> Target {
+        let seen = self.api::<Pod>().get(pod).await.expect("the Pod exists");
+        let ip = seen.status.and_then(|status| status.pod_ip?.parse().ok()).expect("it has an address");
+        Target { address: SocketAddr::new(ip, 8080), host: pod.to_owned(), headers: Vec::new() }
     }
 
     /// The memory limit of a Pod's user container, in bytes.

@@ -12,10 +12,11 @@
 //	POST /allocate?mb=N  takes N MiB of memory for good
 //	gRPC PingService     Ping, PingStream: answers with the message and who answered
 //
-// Its environment: START_DELAY, a duration it sleeps before it listens;
-// MAX_CONCURRENT, above which it answers 500 (so that a test sees a limit that
-// is not kept); TARGET, a word it repeats. On SIGTERM it answers what it has
-// begun before it goes.
+// Its environment: START_DELAY, a duration it sleeps before it listens, and
+// RESERVE_START_DELAY, as much more where its Pod is a reserve (what starts fast
+// on two processors is slow on a tenth of one); MAX_CONCURRENT, above which it
+// answers 500 (so that a test sees a limit that is not kept); TARGET, a word it
+// repeats. On SIGTERM it answers what it has begun before it goes.
 //
 // `sample ping` is its gRPC guest: see ping.go.
 package main
@@ -49,12 +50,13 @@ func main() {
 }
 
 func serve() error {
-	if delay := os.Getenv("START_DELAY"); delay != "" {
-		pause, err := time.ParseDuration(delay)
-		if err != nil {
-			return fmt.Errorf("START_DELAY: %w", err)
+	if err := pause("START_DELAY"); err != nil {
+		return err
+	}
+	if strings.Contains(who(), "-reserve-") {
+		if err := pause("RESERVE_START_DELAY"); err != nil {
+			return err
 		}
-		time.Sleep(pause)
 	}
 	limit, err := strconv.Atoi(cmp.Or(os.Getenv("MAX_CONCURRENT"), "0"))
 	if err != nil {
@@ -86,6 +88,20 @@ func serve() error {
 	}
 	<-stopped
 	fmt.Println("closed")
+	return nil
+}
+
+// pause sleeps for the duration in a variable of the environment, if there is one.
+func pause(name string) error {
+	text := os.Getenv(name)
+	if text == "" {
+		return nil
+	}
+	delay, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	time.Sleep(delay)
 	return nil
 }
 

@@ -60,6 +60,8 @@ impl Default for Rules {
     }
 }
 
+/// What a failure means where the standard Pods are held for it.
+const STANDARD_HELD: &str = "no reserve became ready in time: the standard Pods stay, and another try later";
 /// This many reserves in a row may be lost before that counts as a failure.
 const LOSSES: usize = 3;
 /// A busy or silent reserve is asked again after this.
@@ -71,7 +73,12 @@ pub fn decide(seen: &Snapshot, rules: &Rules, now: Timestamp) -> Decision {
     let (state, report) = match &seen.wish {
         Wish::Wanted(wanted) => {
             let (state, reason) = plan.keep(wanted);
-            (state, Some(Report { reason, message: reason.message().to_owned() }))
+            let held = state == State::Failed && seen.standard.wanted > 0;
+            let message = match rules.on_failure {
+                OnFailure::HoldStandard if held => STANDARD_HELD,
+                OnFailure::HoldStandard | OnFailure::PlainZero => reason.message(),
+            };
+            (state, Some(Report { reason, message: message.to_owned() }))
         }
         Wish::Unrouted { since } => {
             plan.clear_hold();

@@ -233,6 +233,9 @@ fn where_the_rules_say_so_standard_pods_are_held_although_no_reserve_can_be_had(
     let seen = Snapshot { reserves: vec![reserve(1, Life::Unready { since: at(30) })], ..idle() };
     let decision = decide(&seen, &rules, at(150));
     assert!(!decision.effects.contains(&Effect::ClearHold), "{decision:?}");
+    let Effect::Report(Some(report)) = &decision.effects[0] else { panic!("{decision:?}") };
+    assert_eq!(report.reason, Reason::ReserveFailed);
+    assert!(report.message.contains("the standard Pods stay"), "{report:?}");
 }
 
 #[test]
