@@ -14,5 +14,6 @@ mod life;
 mod neighbours;
 mod network;
 mod refusals;
+mod reserve;
 mod streams;
 mod workloads;

@@ -89,6 +89,11 @@ where
         Self { events: events(api, config), names: Names::default(), listed: false }
     }
 
+    /// Of a kind that there is not: it has shown all, and shows nothing.
+    pub fn of_none() -> Self {
+        Self { events: futures::stream::pending().boxed(), names: Names::default(), listed: true }
+    }
+
     /// Dropping it loses nothing: it waits in one place only.
     pub async fn next(&mut self) -> Vec<Change<K>> {
         let Some(event) = self.events.next().await else { return std::future::pending().await };

@@ -4,7 +4,7 @@
 //! answers goes back as if the watch had shown it. Nothing is lost by failing anywhere: the watch shows what was
 //! reached, and the machine asks again for the rest.
 
-use super::build::{self, Identity};
+use super::build::{self, Identity, Kind};
 use super::idle;
 use super::objects::Revision;
 use super::seen::SeenReserve;
@@ -16,19 +16,22 @@ use crate::decide::reserve::{
 };
 use crate::kube::KubeError;
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// What became known by doing it.
 pub enum Learned {
     Revision(Box<Revision>),
+    Deployment(Box<Deployment>),
     Pod(Box<Pod>),
     Idle { pod: String, pod_uid: String, idle: Idle },
 }
 
-/// For people: an event on the Revision.
+/// For people: an event on the Revision or Deployment.
 struct Said {
     warning: bool,
     reason: &'static str,
@@ -101,7 +104,11 @@ impl Job<'_> {
             Effect::CheckIdle { name } => {
                 let Some(reserve) = self.reserve(name) else { return Ok(()) };
                 let (pod, pod_uid) = (reserve.name.name.clone(), reserve.version.uid.clone());
-                let idle = idle::ask(reserve.ip, Timestamp::now()).await;
+                let idle = match self.subject.kind {
+                    Kind::Revision => idle::ask(reserve.ip, Timestamp::now()).await,
+                    // Without queue-proxy there is nobody to ask.
+                    Kind::Deployment => Idle::Silent { at: Timestamp::now() },
+                };
                 self.outcome.learned.push(Learned::Idle { pod, pod_uid, idle });
                 Ok(())
             }
@@ -162,8 +169,9 @@ impl Job<'_> {
         let Some((template, plan)) = &self.subject.plan else { return Ok(()) };
         let who = Identity {
             namespace: &self.subject.name.namespace,
-            revision: &self.subject.name.name,
-            revision_uid: &self.subject.uid,
+            kind: self.subject.kind,
+            owner: &self.subject.name.name,
+            owner_uid: &self.subject.uid,
             name,
             attached,
             now: Timestamp::now(),
@@ -189,9 +197,18 @@ impl Job<'_> {
 
     async fn label(&mut self, name: &str, attach: bool) -> Result<(), KubeError> {
         let Some(reserve) = self.reserve(name) else { return Ok(()) };
+        let labels: BTreeMap<String, Option<String>> = match (&self.subject.plan, self.subject.kind) {
+            (_, Kind::Revision) => [(REVISION_UID.to_owned(), attach.then(|| self.subject.uid.clone()))].into(),
+            (Some((template, _)), kind) if attach => {
+                let labels = build::attaching(template, kind, &self.subject.uid).into_iter();
+                labels.map(|(key, value)| (key, Some(value))).collect()
+            }
+            // Whatever it bears, of whichever template: no Service finds it by what is left.
+            _ => reserve.labels.keys().filter(|key| *key != RESERVE_OF).map(|key| (key.clone(), None)).collect(),
+        };
         let patch = json!({ "metadata": {
             "uid": reserve.version.uid,
-            "labels": { REVISION_UID: attach.then_some(&self.subject.uid) },
+            "labels": labels,
             "annotations": { CHANGED: Timestamp::now().to_string() },
         } });
         match self.pods().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -228,9 +245,9 @@ impl Job<'_> {
     /// The condition, beside Serving's own. Addressed by its place, with a test that it is still there: a merge
     /// would replace all conditions, and undo what Serving wrote meanwhile.
     async fn report(&mut self, report: Option<&Report>) -> Result<(), KubeError> {
-        let Some(revision) = &self.subject.revision else { return Ok(()) };
-        let place = revision.conditions.iter().position(|condition| condition["type"] == CONDITION);
-        let value = report.map(|report| condition(report, Timestamp::now()));
+        let Some(conditions) = &self.subject.conditions else { return Ok(()) };
+        let place = conditions.iter().position(|condition| condition["type"] == CONDITION);
+        let value = report.map(|report| condition(self.subject.kind, report, Timestamp::now()));
         let patch = match (place, value) {
             (None, None) => return Ok(()),
             (Some(place), value) => {
@@ -241,8 +258,8 @@ impl Job<'_> {
                     None => json!([test, { "op": "remove", "path": path }]),
                 }
             }
-            (None, Some(value)) if revision.conditions.is_empty() => {
-                // Serving has not begun with it yet.
+            (None, Some(value)) if conditions.is_empty() => {
+                // Its own controller has not begun with it yet.
                 let message = format!("nothing to add {} to", value["reason"]);
                 tracing::debug!(revision = %self.subject.name, message, "not reported yet");
                 return Ok(());
@@ -251,10 +268,20 @@ impl Job<'_> {
         };
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("operations of these shapes are valid");
         let name = &self.subject.name.name;
-        match self.revisions().patch_status(name, &PatchParams::default(), &Patch::<()>::Json(patch)).await {
-            Ok(revision) => self.outcome.learned.push(Learned::Revision(Box::new(revision))),
+        let (params, patch) = (PatchParams::default(), Patch::<()>::Json(patch));
+        let written = match self.subject.kind {
+            Kind::Revision => {
+                self.revisions().patch_status(name, &params, &patch).await.map(|r| Learned::Revision(Box::new(r)))
+            }
+            Kind::Deployment => {
+                let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.subject.name.namespace);
+                deployments.patch_status(name, &params, &patch).await.map(|d| Learned::Deployment(Box::new(d)))
+            }
+        };
+        match written {
+            Ok(learned) => self.outcome.learned.push(learned),
             Err(error) if gone(&error) => return Ok(()),
-            Err(error) => return Err(KubeError::new("write a condition of Revision", name, &error)),
+            Err(error) => return Err(KubeError::new("write a condition of", self.subject.name.to_string(), &error)),
         }
         // Serving writes all conditions as it knew them, so ours may have to be written again.
         if let Some(report) = report.filter(|report| Some(report.reason) != self.subject.told) {
@@ -284,8 +311,8 @@ impl Job<'_> {
                     "namespace": name.namespace,
                 },
                 "involvedObject": {
-                    "apiVersion": "serving.knative.dev/v1",
-                    "kind": "Revision",
+                    "apiVersion": self.subject.kind.api_version(),
+                    "kind": self.subject.kind.as_str(),
                     "namespace": name.namespace,
                     "name": name.name,
                     "uid": self.subject.uid,
@@ -308,20 +335,25 @@ impl Job<'_> {
     }
 }
 
-fn condition(report: &Report, now: Timestamp) -> Value {
-    json!({
+fn condition(kind: Kind, report: &Report, now: Timestamp) -> Value {
+    let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut condition = json!({
         "type": CONDITION,
         "status": match report.reason.truth() {
             Truth::True => "True",
             Truth::False => "False",
             Truth::Unknown => "Unknown",
         },
-        // Anything but Info would count for the Revision's own readiness (knative.dev/pkg/apis/condition_set.go).
-        "severity": "Info",
         "reason": report.reason.as_str(),
         "message": report.message,
-        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    })
+        "lastTransitionTime": at,
+    });
+    match kind {
+        // Anything but Info would count for the Revision's own readiness (knative.dev/pkg/apis/condition_set.go).
+        Kind::Revision => condition["severity"] = json!("Info"),
+        Kind::Deployment => condition["lastUpdateTime"] = json!(at),
+    }
+    condition
 }
 
 fn advise(advice: &Advice) -> String {

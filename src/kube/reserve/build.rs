@@ -2,7 +2,8 @@
 //!
 //! - Labels: `serving.knative.dev/revisionUID` makes it an endpoint; without `serving.knative.dev/revision` the
 //!   autoscaler doesn't count it, and without `pod-template-hash` no ReplicaSet takes it for its own.
-//! - The Revision is its controller: it goes with it, and nobody else adopts it.
+//! - The Revision (or the plain Deployment) is its controller: it goes with it, and nobody else adopts it. A plain
+//!   Deployment's reserve is an endpoint while it bears the template's labels.
 //! - Its user containers share the reserve's size; queue-proxy keeps what the template gives it. Memory is limited
 //!   to what it requests, CPU is not: a burstable instance is there to burst.
 //! - On less CPU it starts more slowly: its startup and liveness probes are as much more patient.
@@ -19,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::{
     apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Part of every build's hash: another number rolls all reserves, when what is made of a template changes.
 const RECIPE: u32 = 1;
@@ -65,12 +67,37 @@ pub struct Blueprint {
     bound: Option<u32>,
 }
 
+/// Whose reserve it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Revision,
+    /// Without Knative: its Services find Pods by the template's labels.
+    Deployment,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Revision => "Revision",
+            Self::Deployment => "Deployment",
+        }
+    }
+
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Revision => "serving.knative.dev/v1",
+            Self::Deployment => "apps/v1",
+        }
+    }
+}
+
 /// Which Pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
     pub namespace: &'a str,
-    pub revision: &'a str,
-    pub revision_uid: &'a str,
+    pub kind: Kind,
+    pub owner: &'a str,
+    pub owner_uid: &'a str,
     pub name: &'a str,
     pub attached: bool,
     pub now: Timestamp,
@@ -126,13 +153,16 @@ pub fn blueprint(template: &Template, order: &Order) -> Blueprint {
 
 pub fn pod(template: &Template, plan: &Blueprint, who: &Identity) -> api::Pod {
     let given = template.spec.metadata.clone().unwrap_or_default();
-    let mut labels = given.labels.unwrap_or_default();
+    let mut labels = match who.kind {
+        Kind::Revision => given.labels.unwrap_or_default(),
+        Kind::Deployment => BTreeMap::new(),
+    };
     for gone in [REVISION, REVISION_UID, TEMPLATE_HASH] {
         labels.remove(gone);
     }
-    labels.insert(RESERVE_OF.to_owned(), who.revision_uid.to_owned());
+    labels.insert(RESERVE_OF.to_owned(), who.owner_uid.to_owned());
     if who.attached {
-        labels.insert(REVISION_UID.to_owned(), who.revision_uid.to_owned());
+        labels.extend(attaching(template, who.kind, who.owner_uid));
     }
     let mut annotations = given.annotations.unwrap_or_default();
     annotations.retain(|key, _| !NARROWING.contains(&key.as_str()) && !key.starts_with(ECI));
@@ -156,10 +186,10 @@ pub fn pod(template: &Template, plan: &Blueprint, who: &Identity) -> api::Pod {
             labels: Some(labels),
             annotations: Some(annotations),
             owner_references: Some(vec![OwnerReference {
-                api_version: "serving.knative.dev/v1".to_owned(),
-                kind: "Revision".to_owned(),
-                name: who.revision.to_owned(),
-                uid: who.revision_uid.to_owned(),
+                api_version: who.kind.api_version().to_owned(),
+                kind: who.kind.as_str().to_owned(),
+                name: who.owner.to_owned(),
+                uid: who.owner_uid.to_owned(),
                 controller: Some(true),
                 // Setting it would need a right on the Revision's finalizers, and nobody waits for a reserve.
                 block_owner_deletion: None,
@@ -168,6 +198,19 @@ pub fn pod(template: &Template, plan: &Blueprint, who: &Identity) -> api::Pod {
         },
         spec: Some(spec),
         status: None,
+    }
+}
+
+/// The labels that make it an endpoint.
+pub fn attaching(template: &Template, kind: Kind, owner_uid: &str) -> BTreeMap<String, String> {
+    match kind {
+        Kind::Revision => [(REVISION_UID.to_owned(), owner_uid.to_owned())].into(),
+        Kind::Deployment => {
+            let mut labels = template.spec.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+            labels.remove(TEMPLATE_HASH);
+            labels.insert(ATTACHED.to_owned(), "true".to_owned());
+            labels
+        }
     }
 }
 

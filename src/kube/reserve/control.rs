@@ -1,22 +1,23 @@
 //! The controller: watches in, decisions, effects out.
 //!
 //! ```text
-//!   Serving's definitions are there ──> seven watches ──> world ──> dirty Revisions ──> decide ──> effects
-//!        ^                                                  ^            ^                            │ a job each, JOBS at once
-//!        │ they are gone: everything is dropped             └─ answers ──┴── look again, after a      v
-//!        └───────────────────────────────────────────────────────────────    pause if one failed   API server, queue-proxy
+//!   Serving's definitions are there (or not) ──> watches ──> world ──> dirty Revisions ──> decide ──> effects
+//!        ^                                                    ^            ^                            │ a job each, JOBS at once
+//!        │ that changed: everything is dropped                └─ answers ──┴── look again, after a      v
+//!        └─────────────────────────────────────────────────────────────────    pause if one failed   API server, queue-proxy
 //! ```
 //!
 //! One task. A Revision has at most one job; what changes meanwhile is decided when it is done. Nothing is polled:
-//! at rest there are seven watches and no request.
+//! at rest there are watches (seven, and two without Serving) and no request.
 
 use super::act::{self, Learned};
 use super::ask::Globals;
+use super::build::Kind;
 use super::objects::{PodAutoscaler, Revision, Route};
 use super::words::*;
 use super::world::{Subject, Touched, Uid, World};
 use crate::decide::purchase::Buying;
-use crate::decide::reserve::{self, Effect, Reason, State};
+use crate::decide::reserve::{self, Effect, Parking, Reason, State};
 use crate::kube::watched::{Change, Feed};
 use crate::model::ObjectName;
 use crate::retry::Backoff;
@@ -64,21 +65,20 @@ pub struct Config {
 
 /// Runs until cancelled.
 pub async fn run(config: Config, cancel: CancellationToken) {
-    let (there, mut served) = watch::channel(false);
+    let (there, mut served) = watch::channel(None);
     let definitions = follow_definition(config.client.clone(), there);
     let control = async {
         loop {
-            if served.wait_for(|there| *there).await.is_err() {
-                return;
-            }
-            tracing::info!("Knative Serving is there: its Revisions may have reserves");
-            let mut gone = served.clone();
+            // Before it is known, a reserve of a Revision would seem to have none.
+            let Ok(known) = served.wait_for(Option::is_some).await.map(|known| *known) else { return };
+            let serving = known == Some(true);
+            tracing::info!(serving, "reserves are kept; of Revisions if Knative Serving is there");
+            let mut changes = served.clone();
             tokio::select! {
-                () = serve(&config) => return,
-                ended = gone.wait_for(|there| !there) => if ended.is_err() { return },
+                () = serve(&config, serving) => return,
+                changed = changes.wait_for(|now| *now != known) => if changed.is_err() { return },
             }
             config.metrics.reserves(&BTreeMap::new());
-            tracing::info!("Knative Serving is gone");
         }
     };
     tokio::select! {
@@ -88,7 +88,7 @@ pub async fn run(config: Config, cancel: CancellationToken) {
     }
 }
 
-async fn follow_definition(client: Client, there: watch::Sender<bool>) {
+async fn follow_definition(client: Client, there: watch::Sender<Option<bool>>) {
     let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);
     let only = watcher::Config::default().fields(&format!("metadata.name={DEFINITION}"));
     let mut events = watcher(api, only).default_backoff().boxed();
@@ -97,9 +97,9 @@ async fn follow_definition(client: Client, there: watch::Sender<bool>) {
         match event {
             Ok(watcher::Event::Init) => listed = false,
             Ok(watcher::Event::InitApply(_)) => listed = true,
-            Ok(watcher::Event::InitDone) => drop(there.send_replace(listed)),
-            Ok(watcher::Event::Apply(_)) => drop(there.send_replace(true)),
-            Ok(watcher::Event::Delete(_)) => drop(there.send_replace(false)),
+            Ok(watcher::Event::InitDone) => drop(there.send_replace(Some(listed))),
+            Ok(watcher::Event::Apply(_)) => drop(there.send_replace(Some(true))),
+            Ok(watcher::Event::Delete(_)) => drop(there.send_replace(Some(false))),
             Err(error) => {
                 let why = crate::kube::why(&error);
                 tracing::warn!(why, "the watch on Serving's definitions broke; it is tried again");
@@ -108,21 +108,30 @@ async fn follow_definition(client: Client, there: watch::Sender<bool>) {
     }
 }
 
-/// Runs until it is dropped.
-async fn serve(config: &Config) {
+/// Follows everything of a kind, if there is such a kind.
+fn feed<K>(api: Api<K>, there: bool, config: watcher::Config) -> Feed<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    if there { Feed::new(api, config) } else { Feed::of_none() }
+}
+
+/// Runs until it is dropped. Without Serving there are plain Deployments alone.
+async fn serve(config: &Config, serving: bool) {
     let client = &config.client;
     let labelled = |label: &str| watcher::Config::default().labels(label);
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut revisions = Feed::new(Api::<Revision>::all(client.clone()), watcher::Config::default());
-    let mut autoscalers = Feed::new(Api::<PodAutoscaler>::all(client.clone()), watcher::Config::default());
-    let mut routes = Feed::new(Api::<Route>::all(client.clone()), watcher::Config::default());
-    let mut deployments = Feed::new(Api::<Deployment>::all(client.clone()), labelled(REVISION_UID));
+    let all = watcher::Config::default;
+    let mut revisions = feed(Api::<Revision>::all(client.clone()), serving, all());
+    let mut autoscalers = feed(Api::<PodAutoscaler>::all(client.clone()), serving, all());
+    let mut routes = feed(Api::<Route>::all(client.clone()), serving, all());
+    // All of them: a plain one asks by an annotation, which no selector finds.
+    let mut deployments = Feed::new(Api::<Deployment>::all(client.clone()), all());
     let mut reserves = Feed::new(Api::<core::Pod>::all(client.clone()), labelled(RESERVE_OF));
-    let mut namespaces =
-        Feed::new(Api::<PartialObjectMeta<core::Namespace>>::all(client.clone()), watcher::Config::default());
-    let mut settings = Feed::new(Api::<core::ConfigMap>::namespaced(client.clone(), SERVING), named(SETTINGS));
+    let mut namespaces = feed(Api::<PartialObjectMeta<core::Namespace>>::all(client.clone()), serving, all());
+    let mut settings = feed(Api::<core::ConfigMap>::namespaced(client.clone(), SERVING), serving, named(SETTINGS));
     let mut buying = config.buying.clone();
-    let mut control = Control::new(config);
+    let mut control = Control::new(config, serving);
     loop {
         let listed = revisions.listed
             && autoscalers.listed
@@ -214,13 +223,13 @@ struct Control {
 }
 
 impl Control {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, serving: bool) -> Self {
         Self {
             client: config.client.clone(),
             usage: Arc::clone(&config.usage),
             metrics: config.metrics.clone(),
             buying: Arc::clone(&config.buying.borrow()),
-            world: World::default(),
+            world: World::new(serving),
             dirty: Touched::new(),
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
@@ -290,8 +299,13 @@ impl Control {
             return self.forget(&uid);
         };
         let now = Timestamp::now();
-        let decision = reserve::decide(&snapshot, &self.buying.policy.reserve.rules, now);
-        if subject.revision.is_none() && snapshot.reserves.is_empty() {
+        let mut rules = self.buying.policy.reserve.rules.clone();
+        if subject.kind == Kind::Deployment {
+            // Nothing warns before it is at zero: what is to answer then must be there.
+            rules.parking = Parking::Always;
+        }
+        let decision = reserve::decide(&snapshot, &rules, now);
+        if subject.conditions.is_none() && snapshot.reserves.is_empty() {
             return self.forget(&uid);
         }
         self.note(&uid, decision.state);
@@ -330,7 +344,7 @@ impl Control {
             let outcome = act::carry_out(&client, &subject, &effects).await;
             for failure in &outcome.failures {
                 let failure = failure as &dyn std::error::Error;
-                tracing::warn!(revision = %subject.name, error = failure, "a reserve's step failed; it is tried again");
+                tracing::warn!(of = %subject.name, error = failure, "a reserve's step failed; it is tried again");
             }
             let measured = match measure {
                 true => {
@@ -359,6 +373,7 @@ impl Control {
         for learned in learned {
             let touched = match learned {
                 Learned::Revision(revision) => self.world.see_revision(*revision, now),
+                Learned::Deployment(deployment) => self.world.see_deployment(*deployment, now),
                 Learned::Pod(pod) => self.world.see_reserve(*pod, now),
                 Learned::Idle { pod, pod_uid, idle } => {
                     self.world.see_idle(&uid, &pod, &pod_uid, idle);

@@ -3,7 +3,7 @@
 //! The API server's times are whole seconds, cut off: where a moment is waited for after a change, the time counts
 //! at which the change was first seen here, if it is later.
 
-use super::build::{self, Template};
+use super::build::{self, Kind, Template};
 use super::objects::{PodAutoscaler, Revision, Route};
 use super::words::*;
 use crate::decide::reserve::{Activity, Attachment, Deleting, Fit, Idle, Life, Reason, Reported, Reserve, size::Needs};
@@ -71,14 +71,6 @@ impl SeenRevision {
         self.labels.get(ROUTING_STATE).is_none_or(|state| state == "active")
     }
 
-    /// Our own condition.
-    pub fn reported(&self) -> Option<Reported> {
-        let ours = self.conditions.iter().find(|c| c["type"] == CONDITION)?;
-        let reason = Reason::parse(ours["reason"].as_str()?)?;
-        let since = ours["lastTransitionTime"].as_str().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::MIN);
-        Some(Reported { reason, since })
-    }
-
     /// What was learned of its memory before.
     pub fn needs(&self) -> Needs {
         let number = |key: &str| self.annotations.get(key).and_then(|text| text.parse().ok());
@@ -138,6 +130,47 @@ impl SeenDeployment {
     }
 }
 
+/// A Deployment without Knative that asks for a reserve.
+#[derive(Clone, Debug)]
+pub struct SeenPlain {
+    pub name: ObjectName,
+    pub version: Version,
+    pub deleting: bool,
+    pub annotations: Words,
+    pub labels: Words,
+    pub scale: SeenDeployment,
+    /// Its template was rolled out once.
+    pub proven: bool,
+    pub conditions: Vec<Value>,
+}
+
+impl SeenPlain {
+    pub fn of(deployment: Deployment, before: Option<&Self>, now: Timestamp) -> Self {
+        let metadata = deployment.metadata.clone();
+        let conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let conditions: Vec<Value> = conditions.filter_map(|c| serde_json::to_value(c).ok()).collect();
+        Self {
+            name: name(&metadata),
+            version: Version::of(&metadata),
+            deleting: metadata.deletion_timestamp.is_some(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            scale: SeenDeployment::of(deployment, before.map(|before| &before.scale), now),
+            // The Deployment controller's word for "all of it was there once" (deployment_util.go).
+            proven: conditions.iter().any(|c| c["type"] == "Progressing" && c["reason"] == "NewReplicaSetAvailable"),
+            conditions,
+        }
+    }
+}
+
+/// What was last reported in a list of conditions.
+pub fn reported(conditions: &[Value]) -> Option<Reported> {
+    let ours = conditions.iter().find(|c| c["type"] == CONDITION)?;
+    let reason = Reason::parse(ours["reason"].as_str()?)?;
+    let since = ours["lastTransitionTime"].as_str().and_then(|text| text.parse().ok()).unwrap_or(Timestamp::MIN);
+    Some(Reported { reason, since })
+}
+
 /// What one Route sends to one Revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -164,11 +197,13 @@ pub fn shares(route: &Route) -> Vec<Share> {
 pub struct SeenReserve {
     pub name: ObjectName,
     pub version: Version,
-    pub revision_uid: String,
-    pub revision: String,
+    pub kind: Kind,
+    pub owner_uid: String,
+    pub owner: String,
     pub build: String,
     pub life: Life,
     pub doomed: bool,
+    pub labels: Words,
     attached: bool,
     changed: Timestamp,
     deleting: Option<(Timestamp, i64)>,
@@ -183,12 +218,17 @@ impl SeenReserve {
         let metadata = &pod.metadata;
         let labels = metadata.labels.clone().unwrap_or_default();
         let annotations = metadata.annotations.clone().unwrap_or_default();
-        let revision_uid = labels.get(RESERVE_OF)?.clone();
+        let owner_uid = labels.get(RESERVE_OF)?.clone();
         let version = Version::of(metadata);
         let before = before.filter(|before| before.version.uid == version.uid);
         let created = metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
         let owners = metadata.owner_references.iter().flatten();
-        let revision = owners.into_iter().find(|owner| owner.uid == revision_uid).map(|owner| owner.name.clone());
+        let owner = owners.into_iter().find(|owner| owner.uid == owner_uid);
+        let kind = match owner {
+            Some(owner) if owner.kind == Kind::Deployment.as_str() => Kind::Deployment,
+            _ => Kind::Revision,
+        };
+        let owner = owner.map(|owner| owner.name.clone()).unwrap_or_default();
         let status = pod.status.clone().unwrap_or_default();
         let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind);
         let life = match (status.phase.as_deref(), condition("Ready")) {
@@ -212,21 +252,23 @@ impl SeenReserve {
         });
         Some(Self {
             name: name(metadata),
-            revision: revision.unwrap_or_default(),
+            kind,
+            owner,
             build: annotations.get(BUILD).cloned().unwrap_or_default(),
             life,
             // Our word for an instance that the cloud takes back, and Kubernetes' for a Pod that is disrupted otherwise.
             doomed: [INSTANCE_DOOMED, "DisruptionTarget"]
                 .into_iter()
                 .any(|kind| condition(kind).is_some_and(|c| c.status == "True")),
-            attached: labels.get(REVISION_UID) == Some(&revision_uid),
+            attached: labels.get(REVISION_UID) == Some(&owner_uid) || labels.contains_key(ATTACHED),
             changed: annotations.get(CHANGED).and_then(|text| text.parse().ok()).unwrap_or(created),
             deleting,
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
             idle: before.map_or(Idle::Unasked, |before| before.idle),
             killed_at_bytes: build::memory_limit(&pod).filter(|_| build::ran_out_of_memory(&pod)),
             version,
-            revision_uid,
+            owner_uid,
+            labels,
         })
     }
 

@@ -27,7 +27,8 @@ pub const MEMORY_SEEN: &str = "autoscaling.knative.dev/pilotlight-memory-seen";
 /// The limit under which one of its reserves was killed for want of memory, in bytes.
 pub const MEMORY_KILLED_AT: &str = "autoscaling.knative.dev/pilotlight-memory-killed-at";
 
-/// Asks for a reserve: `enabled` or `disabled`. On a Service's template, or on a Namespace as its default.
+/// Asks for a reserve: `enabled` or `disabled`. On a Service's template, or on a Namespace as its default; on a plain
+/// Deployment.
 pub const ASK: &str = "pilotlight.dev/reserve";
 /// Whether a tag without a share of the traffic counts: `enabled` or `disabled`.
 pub const ASK_TAGS: &str = "pilotlight.dev/reserve-tags";
@@ -40,15 +41,17 @@ pub const ALI_TYPE: &str = "knative.aliyun.com/reserve-instance-type";
 pub const ALI_SPECS: &str = "knative.aliyun.com/reserve-instance-eci-use-specs";
 pub const ALI_REPLICAS: &str = "knative.aliyun.com/reserve-instance-replicas";
 
-/// On a reserve Pod: the UID of its Revision. Reserves are found by it.
+/// On a reserve Pod: the UID of its Revision or Deployment. Reserves are found by it.
 pub const RESERVE_OF: &str = "pilotlight.dev/reserve-of";
+/// On the reserve of a plain Deployment, while it has its template's labels, and so its Services' requests.
+pub const ATTACHED: &str = "pilotlight.dev/reserve-attached";
 /// On a reserve Pod: the hash of what it was made of.
 pub const BUILD: &str = "pilotlight.dev/reserve-build";
 /// On a reserve Pod: when it was last attached or detached.
 pub const CHANGED: &str = "pilotlight.dev/reserve-attachment-changed";
 /// Which class of the cost policy buys for a Pod.
 pub const USE_CLASS: &str = "pilotlight.dev/use-class";
-/// The condition on a Revision that says where its reserve stands.
+/// The condition on a Revision or a plain Deployment that says where its reserve stands.
 pub const CONDITION: &str = "pilotlight.dev/ReserveReady";
 
 pub const QUEUE_PROXY: &str = "queue-proxy";

@@ -3,9 +3,11 @@
 //! Everything is kept by the UID of its Revision, which Serving writes as a label on all that it makes of it; so a
 //! Revision that was deleted and made again is another one, and reserves of the old one are not taken for its own.
 //! What is shown says which Revisions it concerns: only those are decided again.
+//!
+//! A plain Deployment, which no Revision owns, stands for itself: without an autoscaler that tells, and without a gate.
 
 use super::ask::{self, Asker, Globals, Terms};
-use super::build::{self, Blueprint, Order, Template};
+use super::build::{self, Blueprint, Kind, Order, Template};
 use super::objects::{PodAutoscaler, Revision, Route};
 use super::seen::*;
 use super::words::*;
@@ -17,19 +19,24 @@ use crate::decide::reserve::{
 use crate::model::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A Revision's UID.
+/// A Revision's or a plain Deployment's UID.
 pub type Uid = String;
 pub type Touched = BTreeSet<Uid>;
 
 #[derive(Default)]
 pub struct World {
+    /// Revisions are shown, if there are any.
+    serving: bool,
     revisions: BTreeMap<Uid, SeenRevision>,
     revision_names: BTreeMap<ObjectName, Uid>,
     autoscalers: Owned<SeenAutoscaler>,
     deployments: Owned<SeenDeployment>,
+    /// Those without Knative that ask.
+    plain: Owned<SeenPlain>,
     routes: BTreeMap<ObjectName, Vec<Share>>,
     /// By Revision: what each Route sends it.
     shares: BTreeMap<ObjectName, BTreeMap<ObjectName, (bool, bool)>>,
@@ -71,9 +78,12 @@ impl<T> Owned<T> {
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub uid: Uid,
+    pub kind: Kind,
     pub name: ObjectName,
-    /// None: it is gone.
+    /// None: it is gone, or a Deployment.
     pub revision: Option<Arc<SeenRevision>>,
+    /// Its conditions; None: it is gone.
+    pub conditions: Option<Vec<Value>>,
     pub plan: Option<(Arc<Template>, Blueprint)>,
     pub reserves: Vec<SeenReserve>,
     /// To be written down.
@@ -83,6 +93,10 @@ pub struct Subject {
 }
 
 impl World {
+    pub fn new(serving: bool) -> Self {
+        Self { serving, ..Self::default() }
+    }
+
     pub fn see_revision(&mut self, revision: Revision, now: Timestamp) -> Touched {
         let version = Version::of(&revision.metadata);
         let before = self.revisions.get(&version.uid);
@@ -129,7 +143,7 @@ impl World {
     pub fn see_deployment(&mut self, deployment: Deployment, now: Timestamp) -> Touched {
         let labels = deployment.metadata.labels.as_ref();
         let Some(uid) = labels.and_then(|labels| labels.get(REVISION_UID)).cloned() else {
-            return Touched::new();
+            return self.see_plain(deployment, now);
         };
         let name = name(&deployment.metadata);
         let seen = SeenDeployment::of(deployment, self.deployments.by_uid.get(&uid), now);
@@ -138,7 +152,25 @@ impl World {
     }
 
     pub fn lose_deployment(&mut self, name: &ObjectName) -> Touched {
-        self.deployments.remove(name)
+        let mut touched = self.deployments.remove(name);
+        touched.extend(self.plain.remove(name));
+        touched
+    }
+
+    /// Of most nothing is kept: they don't ask, and never did.
+    fn see_plain(&mut self, deployment: Deployment, now: Timestamp) -> Touched {
+        let version = Version::of(&deployment.metadata);
+        let before = self.plain.by_uid.get(&version.uid);
+        let asks = deployment.metadata.annotations.as_ref().is_some_and(|words| words.contains_key(ASK));
+        if !asks && before.is_none() && !self.reserves.contains_key(&version.uid) {
+            return Touched::new();
+        }
+        if before.is_some_and(|before| before.version.overtakes(&version)) {
+            return Touched::new();
+        }
+        let seen = SeenPlain::of(deployment, before, now);
+        self.plain.set(seen.name.clone(), &version.uid, seen);
+        Touched::from([version.uid])
     }
 
     pub fn see_route(&mut self, route: &Route, now: Timestamp) -> Touched {
@@ -189,12 +221,12 @@ impl World {
             return Touched::new();
         }
         let Some(seen) = SeenReserve::of(pod, before, now) else { return self.lose_reserve(&name) };
-        let mut touched = Touched::from([seen.revision_uid.clone()]);
-        if before.is_some_and(|before| before.revision_uid != seen.revision_uid) {
+        let mut touched = Touched::from([seen.owner_uid.clone()]);
+        if before.is_some_and(|before| before.owner_uid != seen.owner_uid) {
             touched.extend(self.lose_reserve(&name));
         }
-        self.pod_names.insert(name.clone(), seen.revision_uid.clone());
-        self.reserves.entry(seen.revision_uid.clone()).or_default().insert(name, seen);
+        self.pod_names.insert(name.clone(), seen.owner_uid.clone());
+        self.reserves.entry(seen.owner_uid.clone()).or_default().insert(name, seen);
         touched
     }
 
@@ -243,19 +275,25 @@ impl World {
     }
 
     pub fn all(&self) -> Touched {
-        self.revisions.keys().chain(self.reserves.keys()).cloned().collect()
+        self.revisions.keys().chain(self.plain.by_uid.keys()).chain(self.reserves.keys()).cloned().collect()
     }
 
     /// None: nothing is known of it, or not enough.
     pub fn look(&self, uid: &Uid, buying: &Buying) -> Option<(Snapshot, Subject)> {
         let reserves: Vec<&SeenReserve> = self.reserves.get(uid).into_iter().flat_map(|of| of.values()).collect();
+        if let Some(plain) = self.plain.by_uid.get(uid) {
+            return Some(look_plain(uid, plain, &reserves, buying));
+        }
         let Some(revision) = self.revisions.get(uid) else {
-            let first = reserves.first()?;
-            let name = ObjectName::new(&first.name.namespace, &first.revision);
+            // With Serving goes what it made; that is not for us to do.
+            let first = reserves.first().filter(|first| self.serving || first.kind == Kind::Deployment)?;
+            let name = ObjectName::new(&first.name.namespace, &first.owner);
             let snapshot = gone(&name, &reserves);
-            return Some((snapshot, self.subject(uid, name, None, &reserves)));
+            return Some((snapshot, subject(uid, first.kind, name, &reserves)));
         };
-        let mut subject = self.subject(uid, revision.name.clone(), Some(revision), &reserves);
+        let mut subject = subject(uid, Kind::Revision, revision.name.clone(), &reserves);
+        subject.revision = Some(Arc::new(revision.clone()));
+        subject.conditions = Some(revision.conditions.clone());
         if revision.deleting {
             return Some((gone(&revision.name, &reserves), subject));
         }
@@ -281,28 +319,10 @@ impl World {
                 false => Gate::Open,
             },
             reserves: reserves.iter().map(|reserve| reserve.show(current)).collect(),
-            reported: revision.reported(),
+            reported: reported(&revision.conditions),
             longest_request: revision.timeout,
         };
         Some((snapshot, subject))
-    }
-
-    fn subject(
-        &self,
-        uid: &Uid,
-        name: ObjectName,
-        revision: Option<&SeenRevision>,
-        reserves: &[&SeenReserve],
-    ) -> Subject {
-        Subject {
-            uid: uid.clone(),
-            name,
-            revision: revision.cloned().map(Arc::new),
-            plan: None,
-            reserves: reserves.iter().copied().cloned().collect(),
-            learned: None,
-            told: None,
-        }
     }
 
     fn needs(&self, uid: &Uid, revision: &SeenRevision, reserves: &[&SeenReserve]) -> Needs {
@@ -359,6 +379,76 @@ impl World {
         }
         Wish::Wanted(wanted)
     }
+}
+
+fn subject(uid: &Uid, kind: Kind, name: ObjectName, reserves: &[&SeenReserve]) -> Subject {
+    Subject {
+        uid: uid.clone(),
+        kind,
+        name,
+        revision: None,
+        conditions: None,
+        plan: None,
+        reserves: reserves.iter().copied().cloned().collect(),
+        learned: None,
+        told: None,
+    }
+}
+
+/// Nobody tells when it will be scaled to zero, and nothing holds it: the machine keeps a reserve ready for it.
+fn look_plain(uid: &Uid, plain: &SeenPlain, reserves: &[&SeenReserve], buying: &Buying) -> (Snapshot, Subject) {
+    let mut subject = subject(uid, Kind::Deployment, plain.name.clone(), reserves);
+    if plain.deleting {
+        return (gone(&plain.name, reserves), subject);
+    }
+    subject.conditions = Some(plain.conditions.clone());
+    let (none, policy) = (BTreeMap::new(), &buying.policy.reserve);
+    let asker = Asker {
+        namespace: &plain.name.namespace,
+        annotations: &plain.annotations,
+        labels: &plain.labels,
+        of_namespace: None,
+        autoscaler: &none,
+        concurrency: 1,
+    };
+    let wish = match ask::terms(&asker, &Globals::default(), buying) {
+        // The policy's word is about Revisions.
+        Terms::Granted(granted) if plain.annotations.contains_key(ASK) => {
+            let killed_at_bytes = reserves.iter().filter_map(|reserve| reserve.killed_at_bytes).max();
+            let order = Order {
+                sizing: &granted.sizing,
+                needs: Needs { seen_bytes: None, killed_at_bytes },
+                most_memory_bytes: most_memory(buying),
+                unsaid: unsaid(buying),
+                class: &policy.class,
+                bound: None,
+                startup: policy.startup,
+            };
+            let plan = build::blueprint(&plain.scale.template, &order);
+            let wanted = Wanted { build: plan.hash.clone(), startup: plan.startup };
+            subject.plan = Some((Arc::clone(&plain.scale.template), plan));
+            Wish::Wanted(wanted)
+        }
+        Terms::Refused(refusal) => Wish::Refused(refusal),
+        Terms::Granted(_) | Terms::NotAsked => Wish::NotAsked,
+    };
+    let current = subject.plan.as_ref().map(|(_, plan)| plan.hash.as_str());
+    let snapshot = Snapshot {
+        name: plain.name.name.clone(),
+        wish,
+        standard: Standard {
+            wanted: plain.scale.wanted,
+            ready: plain.scale.ready,
+            ready_since: plain.scale.ready_since,
+            proven: plain.proven,
+            activity: Activity::Unmeasured,
+        },
+        gate: Gate::Absent,
+        reserves: reserves.iter().map(|reserve| reserve.show(current)).collect(),
+        reported: reported(&plain.conditions),
+        longest_request: SignedDuration::from_mins(5),
+    };
+    (snapshot, subject)
 }
 
 /// Only what is left of it is seen.

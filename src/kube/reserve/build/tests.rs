@@ -65,8 +65,9 @@ fn order(sizing: &Sizing) -> Order<'_> {
 fn made(template: &Template, order: &Order, attached: bool) -> Value {
     let who = Identity {
         namespace: "shop",
-        revision: "web-00001",
-        revision_uid: "r1",
+        kind: Kind::Revision,
+        owner: "web-00001",
+        owner_uid: "r1",
         name: "web-00001-reserve-aaaa-1",
         attached,
         now: Timestamp::UNIX_EPOCH,
@@ -193,4 +194,29 @@ fn an_end_for_want_of_memory_is_seen_in_user_containers_alone() {
     };
     assert!(ended("user-container", "OOMKilled"));
     assert!(!ended("user-container", "Error") && !ended("queue-proxy", "OOMKilled"));
+}
+
+#[test]
+fn a_plain_deployment_s_reserve_has_its_template_s_labels_only_while_it_is_attached() {
+    let template = from(json!([{ "name": "web" }]));
+    let plan = blueprint(&template, &order(&ABSOLUTE));
+    let who = |attached| Identity {
+        namespace: "shop",
+        kind: Kind::Deployment,
+        owner: "web",
+        owner_uid: "d1",
+        name: "web-reserve-aaaa-1",
+        attached,
+        now: Timestamp::UNIX_EPOCH,
+    };
+    let made = |attached| serde_json::to_value(pod(&template, &plan, &who(attached))).unwrap();
+    assert_eq!(made(false)["metadata"]["labels"], json!({ RESERVE_OF: "d1" }));
+    let attached = made(true);
+    let labels = &attached["metadata"]["labels"];
+    assert_eq!(
+        (&labels["app"], &labels[RESERVE_OF], &labels[ATTACHED]),
+        (&json!("web-00001"), &json!("d1"), &json!("true"))
+    );
+    assert!(labels.get(TEMPLATE_HASH).is_none());
+    assert_eq!(attached["metadata"]["ownerReferences"][0]["kind"], "Deployment");
 }

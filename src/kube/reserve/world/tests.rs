@@ -80,7 +80,7 @@ fn reserve(version: u64, build: &str, attached: bool, ready: bool) -> core::Pod 
 }
 
 fn world() -> World {
-    let mut world = World::default();
+    let mut world = World::new(true);
     world.see_revision(revision(1, json!({ ASK: "enabled" })), at(1));
     world.see_autoscaler(autoscaler("True", "", ""), at(5));
     world.see_deployment(deployment(1, 1, "a"), at(6));
@@ -117,7 +117,7 @@ fn a_revision_that_asks_and_is_routed_is_wanted() {
 
 #[test]
 fn nothing_is_decided_before_the_autoscaler_and_the_deployment_are_seen() {
-    let mut world = World::default();
+    let mut world = World::new(true);
     world.see_revision(revision(1, json!({ ASK: "enabled" })), at(1));
     assert!(world.look(&"uid-web-1".to_owned(), &buying()).is_none());
     world.see_autoscaler(autoscaler("True", "", ""), at(5));
@@ -241,6 +241,39 @@ fn what_was_learned_of_its_memory_is_written_down_once_and_sizes_the_next_reserv
     let bytes = (400_u64 << 20).to_string();
     world.see_revision(revision(2, json!({ ASK: "enabled", MEMORY_SEEN: bytes })), at(9));
     assert_eq!(world.look(&uid, &buying()).unwrap().1.learned, None);
+}
+
+fn plain(version: u64, wanted: i32, ready: i32, annotations: Value) -> Deployment {
+    let mut deployment = deployment(wanted, ready, "a");
+    let over = json!({ "labels": {}, "annotations": annotations });
+    deployment.metadata = serde_json::from_value(meta("cafe", version, over)).unwrap();
+    let progressing = json!({ "type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable" });
+    deployment.status.as_mut().unwrap().conditions = Some(vec![serde_json::from_value(progressing).unwrap()]);
+    deployment
+}
+
+#[test]
+fn a_plain_deployment_that_asks_is_wanted_without_a_gate_and_another_is_not_even_kept() {
+    let (mut world, uid) = (World::new(false), "uid-cafe".to_owned());
+    assert!(world.see_deployment(plain(1, 1, 1, json!({})), at(1)).is_empty());
+    assert!(world.look(&uid, &buying()).is_none());
+    world.see_deployment(plain(2, 0, 0, json!({ ASK: "enabled" })), at(2));
+    let (seen, subject) = world.look(&uid, &buying()).unwrap();
+    assert!(matches!(seen.wish, Wish::Wanted(_)), "{seen:?}");
+    assert_eq!((seen.gate, seen.standard.activity, seen.standard.proven), (Gate::Absent, Activity::Unmeasured, true));
+    assert_eq!(subject.kind, Kind::Deployment);
+    world.see_deployment(plain(3, 0, 0, json!({})), at(3));
+    assert_eq!(world.look(&uid, &buying()).unwrap().0.wish, Wish::NotAsked);
+    world.see_deployment(plain(4, 0, 0, json!({ ASK: "maybe" })), at(4));
+    assert!(matches!(world.look(&uid, &buying()).unwrap().0.wish, Wish::Refused(Refusal::Invalid(_))));
+    assert!(world.lose_deployment(&ObjectName::new("shop", "cafe")).contains("uid-cafe"));
+}
+
+#[test]
+fn reserves_of_revisions_are_left_alone_where_revisions_are_not_seen() {
+    let mut world = World::new(false);
+    world.see_reserve(reserve(1, "x", true, true), at(22));
+    assert!(world.look(&"uid-web-1".to_owned(), &buying()).is_none());
 }
 
 #[test]
