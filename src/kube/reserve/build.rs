@@ -65,6 +65,7 @@ pub struct Blueprint {
     slowdown: u32,
     class: String,
     bound: Option<u32>,
+    killed_at_bytes: Option<u64>,
 }
 
 /// Whose reserve it is.
@@ -148,6 +149,7 @@ pub fn blueprint(template: &Template, order: &Order) -> Blueprint {
         slowdown,
         class: order.class.to_owned(),
         bound: order.bound,
+        killed_at_bytes: order.needs.killed_at_bytes,
     }
 }
 
@@ -169,6 +171,9 @@ pub fn pod(template: &Template, plan: &Blueprint, who: &Identity) -> api::Pod {
     annotations.insert(USE_CLASS.to_owned(), plan.class.clone());
     annotations.insert(BUILD.to_owned(), plan.hash.clone());
     annotations.insert(CHANGED.to_owned(), who.now.to_string());
+    if let Some(bytes) = plan.killed_at_bytes {
+        annotations.insert(KILLED_AT.to_owned(), bytes.to_string());
+    }
     let mut spec = template.spec.spec.clone().unwrap_or_default();
     place(&mut spec);
     resize(&mut spec, plan.sized.size);

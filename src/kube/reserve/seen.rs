@@ -209,7 +209,7 @@ pub struct SeenReserve {
     deleting: Option<(Timestamp, i64)>,
     pub ip: Option<IpAddr>,
     pub idle: Idle,
-    /// Its limit, if it was killed for want of memory.
+    /// Its limit, if it was killed for want of memory, or that of one before it.
     pub killed_at_bytes: Option<u64>,
 }
 
@@ -265,7 +265,9 @@ impl SeenReserve {
             deleting,
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
             idle: before.map_or(Idle::Unasked, |before| before.idle),
-            killed_at_bytes: build::memory_limit(&pod).filter(|_| build::ran_out_of_memory(&pod)),
+            killed_at_bytes: build::memory_limit(&pod)
+                .filter(|_| build::ran_out_of_memory(&pod))
+                .max(annotations.get(KILLED_AT).and_then(|text| text.parse().ok())),
             version,
             owner_uid,
             labels,

@@ -49,6 +49,8 @@ pub const ATTACHED: &str = "pilotlight.dev/reserve-attached";
 pub const BUILD: &str = "pilotlight.dev/reserve-build";
 /// On a reserve Pod: when it was last attached or detached.
 pub const CHANGED: &str = "pilotlight.dev/reserve-attachment-changed";
+/// On a reserve Pod: under which limit one before it was killed for want of memory.
+pub const KILLED_AT: &str = "pilotlight.dev/reserve-memory-killed-at";
 /// Which class of the cost policy buys for a Pod.
 pub const USE_CLASS: &str = "pilotlight.dev/use-class";
 /// The condition on a Revision or a plain Deployment that says where its reserve stands.
