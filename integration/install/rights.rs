@@ -311,6 +311,7 @@ async fn a_provider_with_the_charts_rights_runs_pods_as_its_own_account_and_uses
         ("patch", "serving.knative.dev", "revisions revisions/status"),
         ("list watch", "autoscaling.internal.knative.dev", "podautoscalers"),
         ("list watch", "apps", "deployments"),
+        ("patch", "apps", "deployments/status"),
         ("list watch", "", "namespaces configmaps"),
         ("create patch delete list watch", "", "pods"),
         ("create", "", "events"),

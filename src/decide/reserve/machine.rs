@@ -76,7 +76,7 @@ pub fn decide(seen: &Snapshot, rules: &Rules, now: Timestamp) -> Decision {
             let held = state == State::Failed && seen.standard.wanted > 0;
             let message = match rules.on_failure {
                 OnFailure::HoldStandard if held => STANDARD_HELD,
-                OnFailure::HoldStandard | OnFailure::PlainZero => reason.message(),
+                OnFailure::HoldStandard | OnFailure::PlainZero => reason.message(seen.gate),
             };
             (state, Some(Report { reason, message: message.to_owned() }))
         }
@@ -86,7 +86,7 @@ pub fn decide(seen: &Snapshot, rules: &Rules, now: Timestamp) -> Decision {
                 plan.dismiss_all();
             }
             let reason = Reason::NotRouted;
-            (State::Off, Some(Report { reason, message: reason.message().to_owned() }))
+            (State::Off, Some(Report { reason, message: reason.message(seen.gate).to_owned() }))
         }
         Wish::Refused(refusal) => {
             plan.dismiss();
@@ -181,8 +181,19 @@ impl<'a> Plan<'a> {
             .iter()
             .filter(|r| r.alive() && r.fit == Fit::Current)
             .min_by_key(|r| (!r.ready(), r.attached(), &r.name));
-        let mut reason = Reason::StandardServes;
-        for reserve in &seen.reserves {
+        let ready = spare.is_some_and(Reserve::ready);
+        // Where one is always there, an older one stays until there is another.
+        let older = seen.reserves.iter().filter(|r| r.ready() && r.fit != Fit::Current);
+        let older = older
+            .min_by_key(|r| (r.fit == Fit::Doomed, &r.name))
+            .filter(|_| self.rules.parking == Parking::Always && !ready);
+        let failed = if older.is_some() { Reason::RollFailed } else { Reason::ReserveFailed };
+        let mut reason = match seen.gate {
+            Gate::Absent if !ready && older.is_none() => Reason::ReserveStarting,
+            _ => Reason::StandardServes,
+        };
+        let stays = |reserve: &Reserve| older == Some(reserve) && !reserve.attached();
+        for reserve in seen.reserves.iter().filter(|reserve| !stays(reserve)) {
             if reserve.alive() && reserve.attached() {
                 if secured {
                     self.detach(reserve, Why::StandardAnswers);
@@ -195,12 +206,12 @@ impl<'a> Plan<'a> {
                 && self.passed(since, wanted.startup)
             {
                 self.drain(reserve, Why::NeverReady);
-                reason = Reason::ReserveFailed;
+                reason = failed;
             }
         }
         if self.rules.parking == Parking::Always && spare.is_none() {
             if self.resting() {
-                reason = Reason::ReserveFailed;
+                reason = failed;
             } else {
                 self.create(wanted, false, Why::KeptReady);
             }
@@ -224,7 +235,7 @@ impl<'a> Plan<'a> {
             self.set_hold();
         }
         let front = self.front(wanted, Why::NoTraffic);
-        self.retire_others(&front);
+        self.retire_others(&front, None);
         match front {
             _ if served => {
                 self.clear_hold();
@@ -244,7 +255,10 @@ impl<'a> Plan<'a> {
     fn zero(&mut self, wanted: &Wanted) -> (State, Reason) {
         let served = self.seen.reserves.iter().any(|reserve| reserve.answering_since().is_some());
         let front = self.front(wanted, Why::NobodyAnswers);
-        self.retire_others(&front);
+        let stopgap = self.stopgap(Why::NobodyAnswers);
+        self.retire_others(&front, stopgap);
+        // What is ready and not attached is attached by now.
+        let served = served || stopgap.is_some() || matches!(front, Front::Coming(Some(front)) if front.ready());
         match (served, front) {
             (true, Front::Failed) => (State::AtZero, Reason::RollFailed),
             (true, _) => (State::AtZero, Reason::ReserveServes),
@@ -263,7 +277,8 @@ impl<'a> Plan<'a> {
         }
         if self.seen.standard.ready == 0 {
             let front = self.front(wanted, Why::StandardLost);
-            self.retire_others(&front);
+            let stopgap = self.stopgap(Why::StandardLost);
+            self.retire_others(&front, stopgap);
             if matches!(front, Front::Failed) && !self.served(|_| true) {
                 return (State::ScalingUp, Reason::ReserveFailed);
             }
@@ -310,9 +325,20 @@ impl<'a> Plan<'a> {
         Front::Coming(Some(best))
     }
 
+    /// Nobody answers, and the front is not ready: one of an older template that is parked is better than nobody.
+    fn stopgap(&mut self, why: Why) -> Option<&'a Reserve> {
+        let seen = self.seen;
+        if seen.reserves.iter().any(|r| r.ready() && (r.attached() || r.fit == Fit::Current)) {
+            return None;
+        }
+        let parked = seen.reserves.iter().filter(|r| r.ready()).min_by_key(|r| (r.fit == Fit::Doomed, &r.name))?;
+        self.effects.push(Effect::Attach { name: parked.name.clone(), why });
+        Some(parked)
+    }
+
     /// All but the front go: those that answer only when it has taken over.
-    fn retire_others(&mut self, front: &Front<'a>) {
-        for reserve in &self.seen.reserves {
+    fn retire_others(&mut self, front: &Front<'a>, stopgap: Option<&'a Reserve>) {
+        for reserve in self.seen.reserves.iter().filter(|reserve| stopgap != Some(reserve)) {
             let why = match (front, reserve.fit) {
                 (Front::Settled(front) | Front::Coming(Some(front)), _) if front.name == reserve.name => continue,
                 (_, Fit::Outdated) => Why::Outdated,
@@ -389,10 +415,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Comes first: that a try failed must be known before its traces are removed.
+    /// Comes last, as nobody waits for it; but that a try failed must be known before its traces are removed.
     fn report(&mut self, report: Option<Report>) {
-        if report.as_ref().map(|r| r.reason) != self.seen.reported.map(|r| r.reason) {
-            self.effects.insert(0, Effect::Report(report));
+        let reason = report.as_ref().map(|report| report.reason);
+        if reason == self.seen.reported.map(|reported| reported.reason) {
+            return;
         }
+        let failed = matches!(reason, Some(Reason::ReserveFailed | Reason::RollFailed));
+        let place = if failed { 0 } else { self.effects.len() };
+        self.effects.insert(place, Effect::Report(report));
     }
 }

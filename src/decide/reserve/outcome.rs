@@ -1,6 +1,6 @@
 //! What a decision says.
 
-use super::Refusal;
+use super::{Gate, Refusal};
 use jiff::Timestamp;
 use std::fmt;
 
@@ -243,7 +243,15 @@ impl Reason {
             || matches!(self.truth(), Truth::False) && self != Self::NotRouted
     }
 
-    pub(super) fn message(self) -> &'static str {
+    pub(super) fn message(self, gate: Gate) -> &'static str {
+        match (self, gate) {
+            (Self::StandardServes, Gate::Absent) => "standard Pods answer; a reserve is kept ready for when they go",
+            (Self::ReserveStarting, Gate::Absent) => "a reserve starts: until it is ready, nobody would answer at zero",
+            _ => self.text(),
+        }
+    }
+
+    fn text(self) -> &'static str {
         match self {
             Self::Deploying => "it is deployed for the first time, or from plain zero; no reserve yet",
             Self::StandardServes => "standard Pods answer; they are held until a reserve can take over",
@@ -254,7 +262,7 @@ impl Reason {
             Self::ScalingUp => "scaling up: the reserve answers until standard Pods do",
             Self::ReserveFailed => "no reserve became ready in time: plain zero, and another try later",
             Self::RollFailed => {
-                "the reserve's successor did not become ready in time: the old one answers, and another try later"
+                "the reserve's successor did not become ready in time: the old one stays, and another try later"
             }
             Self::NotRouted => "no traffic is routed to it: no reserve",
             Self::RefusedMinScale => "min-scale is above zero",
@@ -290,7 +298,7 @@ impl Refusal {
                 )
             }
             Self::Invalid(why) => why.clone(),
-            other => other.reason().message().to_owned(),
+            other => other.reason().text().to_owned(),
         }
     }
 }

@@ -316,6 +316,49 @@ fn for_what_has_no_gate_one_reserve_is_always_kept_ready() {
 }
 
 #[test]
+fn for_what_has_no_gate_a_reserve_of_an_older_template_stays_until_there_is_another() {
+    let rules = Rules { parking: Parking::Always, ..Rules::default() };
+    let effects = |seen: &Snapshot, now| {
+        let effects = decide(seen, &rules, at(now)).effects.into_iter();
+        effects.filter(|e| !matches!(e, Effect::Report(_))).collect::<Vec<_>>()
+    };
+    let old = Reserve { fit: Fit::Outdated, ..detached(7, Idle::Unasked) };
+    let mut seen = Snapshot { gate: Gate::Absent, reserves: vec![old], ..standing() };
+    seen.standard.activity = Activity::Unmeasured;
+    assert_eq!(effects(&seen, 30), [Effect::Create { name: name(1), attached: false, why: Why::KeptReady }]);
+    let unready = Life::Unready { since: at(30) };
+    seen.reserves.push(Reserve { life: unready, ..detached(1, Idle::Unasked) });
+    assert_eq!(effects(&seen, 40), []);
+    // Scaled to zero in the middle of it.
+    let zero = Standard { wanted: 0, ready: 0, ready_since: None, ..seen.standard.clone() };
+    let seen_at_zero = Snapshot { standard: zero, ..seen.clone() };
+    let attach = |n| Effect::Attach { name: name(n), why: Why::NobodyAnswers };
+    assert_eq!(effects(&seen_at_zero, 40), [attach(1), attach(7)]);
+    assert_eq!(decide(&seen_at_zero, &rules, at(40)).state, State::AtZero);
+    seen.reserves[1].life = Life::Ready { since: at(40) };
+    assert_eq!(effects(&seen, 41), [Effect::CheckIdle { name: name(7) }]);
+}
+
+#[test]
+fn what_has_no_gate_is_not_said_to_be_provided_for_before_its_reserve_is_ready() {
+    let rules = Rules { parking: Parking::Always, ..Rules::default() };
+    let mut seen = Snapshot { gate: Gate::Absent, ..standing() };
+    seen.standard.activity = Activity::Unmeasured;
+    let said = |seen: &Snapshot| {
+        decide(seen, &rules, at(30)).effects.into_iter().find_map(|effect| match effect {
+            Effect::Report(report) => report.map(|report| report.reason),
+            _ => None,
+        })
+    };
+    assert_eq!(said(&seen), Some(Reason::ReserveStarting));
+    seen.reserves = vec![detached(1, Idle::Unasked)];
+    assert_eq!(said(&seen), Some(Reason::StandardServes));
+    // At zero it is attached in the same breath: nothing is missing.
+    seen.standard.wanted = 0;
+    assert_eq!(said(&seen), Some(Reason::ReserveServes));
+}
+
+#[test]
 fn what_is_reported_is_reported_once() {
     let mut seen = standing();
     assert_eq!(reported(&seen, 30), Some(Reason::StandardServes));

@@ -204,7 +204,7 @@ impl Job<'_> {
                 labels.map(|(key, value)| (key, Some(value))).collect()
             }
             // Whatever it bears, of whichever template: no Service finds it by what is left.
-            _ => reserve.labels.keys().filter(|key| *key != RESERVE_OF).map(|key| (key.clone(), None)).collect(),
+            _ => reserve.labels.keys().filter(|key| !build::stays(key)).map(|key| (key.clone(), None)).collect(),
         };
         let patch = json!({ "metadata": {
             "uid": reserve.version.uid,

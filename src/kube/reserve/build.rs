@@ -219,6 +219,12 @@ pub fn attaching(template: &Template, kind: Kind, owner_uid: &str) -> BTreeMap<S
     }
 }
 
+/// What a plain Deployment's reserve bears whether it is an endpoint or not: whose it is, and what the API server wrote
+/// at its binding (admission plugin PodTopologyLabels).
+pub fn stays(label: &str) -> bool {
+    label == RESERVE_OF || PLACES[..2].contains(&label)
+}
+
 /// On a virtual node, where nothing else is.
 fn place(spec: &mut api::PodSpec) {
     let mut selector = spec.node_selector.take().unwrap_or_default();

@@ -156,8 +156,13 @@ impl SeenPlain {
             annotations: metadata.annotations.unwrap_or_default(),
             labels: metadata.labels.unwrap_or_default(),
             scale: SeenDeployment::of(deployment, before.map(|before| &before.scale), now),
-            // The Deployment controller's word for "all of it was there once" (deployment_util.go).
-            proven: conditions.iter().any(|c| c["type"] == "Progressing" && c["reason"] == "NewReplicaSetAvailable"),
+            // The Deployment controller's words for "all of it was there once" and "enough of it is there"
+            // (deployment_util.go). The first is not said where progressDeadlineSeconds is as large as it can be.
+            proven: before.is_some_and(|before| before.proven)
+                || conditions.iter().any(|c| {
+                    c["type"] == "Progressing" && c["reason"] == "NewReplicaSetAvailable"
+                        || c["type"] == "Available" && c["status"] == "True"
+                }),
             conditions,
         }
     }

@@ -143,6 +143,42 @@ proptest! {
         prop_assert!(how == 2 || !world.held(), "{}", world.describe());
     }
 
+    #[test]
+    fn after_any_day_a_plain_deployment_has_one_reserve_that_answers_at_zero_alone(chances in chances(), busy in any::<bool>()) {
+        let mut world = World::plain();
+        day(&mut world, chances);
+        calm(&mut world);
+        world.ask(true);
+        world.route(true);
+        world.traffic = busy;
+        runs(&mut world, 1_000_000);
+        prop_assert_eq!((world.answering(), world.reserves()), (usize::from(!busy), 1), "{}", world.describe());
+        prop_assert!(world.violations.is_empty(), "{:#?}", world.violations);
+        world.delete();
+        runs(&mut world, 400_000);
+        prop_assert_eq!(world.reserves(), 0, "{}", world.describe());
+    }
+
+    /// Whatever was ready answers, of whichever template it is: its successor may still be starting, or never come.
+    #[test]
+    fn on_any_day_a_plain_deployment_at_zero_answers_at_once_if_any_reserve_is_ready(chances in chances()) {
+        let mut world = World::plain();
+        day(&mut world, chances);
+        world.ask(true);
+        world.route(true);
+        world.traffic = true;
+        world.standard_works = true;
+        runs(&mut world, 10_000);
+        let ready = world.ready();
+        world.traffic = false;
+        runs(&mut world, 1_000);
+        prop_assert!(!ready || world.answering() > 0, "{}", world.describe());
+        for _ in 0..60 {
+            runs(&mut world, 1_000);
+            prop_assert!(!ready || world.answering() > 0, "{}", world.describe());
+        }
+    }
+
     /// A controller that comes back after each of its steps has died at any point reaches the same end.
     #[test]
     fn a_controller_that_dies_after_every_effect_still_gets_there(traffic in any::<bool>(), rules in rules()) {

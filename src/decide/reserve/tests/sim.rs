@@ -2,6 +2,7 @@
 //!
 //! What it does is what was measured of Serving 0.51 (the knowledge of the front page): an idle Revision without
 //! a hold goes to zero at once; the hold needs a moment to reach the autoscaler; an unrouted one ignores it.
+//! Or, without Knative, a Deployment that somebody scales by the traffic, without a warning.
 
 use super::super::*;
 use jiff::{SignedDuration, Timestamp};
@@ -65,6 +66,8 @@ pub struct World {
     excused_until: i64,
     /// A reserve is promised from when the controller has first secured what runs, until something ends that.
     secured: bool,
+    /// Without Knative.
+    plain: bool,
     last_traffic: i64,
     pub rules: Rules,
     pub violations: Vec<String>,
@@ -105,10 +108,18 @@ impl World {
             shown: [0; 4],
             excused_until: 0,
             secured: false,
+            plain: false,
             last_traffic: 0,
             rules,
             violations: Vec::new(),
         }
+    }
+
+    pub fn plain() -> Self {
+        let mut world = Self::new(Rules { parking: Parking::Always, ..Rules::default() });
+        world.plain = true;
+        world.truth.activity = Activity::Unmeasured;
+        world
     }
 
     pub fn excuse(&mut self) {
@@ -144,7 +155,7 @@ impl World {
         while self.now < end {
             self.now += TICK;
             self.tick();
-            let works = self.truth.hold_seen || self.truth.reserves.iter().any(Pod::answers);
+            let works = !self.plain && self.truth.hold_seen || self.truth.reserves.iter().any(Pod::answers);
             self.secured = self.eligible() && (self.secured || works);
             self.history.push((self.now, self.truth.clone()));
         }
@@ -184,7 +195,22 @@ impl World {
             }
             return;
         }
-        self.scale(standing);
+        if self.plain { self.scale_plain() } else { self.scale(standing) }
+    }
+
+    fn scale_plain(&mut self) {
+        let now = self.now;
+        let t = &mut self.truth;
+        match (self.traffic, t.wanted) {
+            (true, 0) => (t.wanted, t.standard_from) = (1, now),
+            // With none wanted all are there that are wanted: its condition says so.
+            (false, 1) => (t.wanted, t.standard, t.proven) = (0, None, true),
+            _ => {}
+        }
+        if t.wanted > 0 && t.standard.is_none() && self.standard_works && now - t.standard_from >= 800 {
+            t.standard = Some(now);
+            t.proven = true;
+        }
     }
 
     fn scale(&mut self, standing: bool) {
@@ -262,6 +288,7 @@ impl World {
             }),
         };
         let gate = match (revision.hold, autoscaler.hold_seen) {
+            _ if self.plain => Gate::Absent,
             (true, seen) => Gate::Held { seen },
             (false, _) => Gate::Open,
         };
@@ -315,7 +342,7 @@ impl World {
     }
 
     fn carry_out(&mut self, effect: &Effect) {
-        let now = self.now;
+        let (now, plain) = (self.now, self.plain);
         match effect {
             Effect::SetHold | Effect::ClearHold => {
                 let hold = *effect == Effect::SetHold;
@@ -357,6 +384,8 @@ impl World {
                 if let Some(pod) = self.pod(name) {
                     let at = stamp(now);
                     pod.idle = match pod.ready {
+                        // There is no queue-proxy to ask.
+                        _ if plain => Idle::Silent { at },
                         None => Idle::Silent { at },
                         Some(_) if pod.busy_until > now => Idle::Busy { at },
                         Some(_) => Idle::Yes { at },
@@ -442,6 +471,11 @@ impl World {
 
     pub fn reserves(&self) -> usize {
         self.truth.reserves.len()
+    }
+
+    /// Ready, whether requests reach it or not.
+    pub fn ready(&self) -> bool {
+        self.truth.reserves.iter().any(|pod| pod.ready.is_some() && pod.deleting.is_none() && !pod.lost)
     }
 
     pub fn answering(&self) -> usize {
