@@ -82,10 +82,18 @@ pub fn decide(seen: &Snapshot, rules: &Rules, now: Timestamp) -> Decision {
         }
         Wish::Unrouted { since } => {
             plan.clear_hold();
-            if plan.passed(*since, rules.linger) {
+            let over = plan.passed(*since, rules.linger);
+            if over {
                 plan.dismiss_all();
             }
-            let reason = Reason::NotRouted;
+            // A Route names a new one only when it is ready, and then takes a moment: until then nothing is said that
+            // would not be true soon.
+            let named = seen.standard.ready_since.is_none_or(|ready| plan.passed(ready, rules.linger));
+            let reason = match seen.reported {
+                _ if !seen.standard.proven => Reason::Deploying,
+                _ if over && named => Reason::NotRouted,
+                reported => reported.map_or(Reason::Deploying, |reported| reported.reason),
+            };
             (State::Off, Some(Report { reason, message: reason.message(seen.gate).to_owned() }))
         }
         Wish::Refused(refusal) => {

@@ -277,6 +277,28 @@ fn a_revision_that_loses_its_traffic_loses_its_reserve_after_a_while() {
 }
 
 #[test]
+fn a_new_revision_is_said_to_be_unrouted_only_when_its_route_has_had_the_time_to_name_it() {
+    let mut seen = Snapshot { wish: Wish::Unrouted { since: at(0) }, gate: Gate::Open, ..standing() };
+    seen.standard = Standard { ready: 0, ready_since: None, proven: false, ..seen.standard };
+    for now in [0, 1_000] {
+        assert_eq!(reported(&seen, now), Some(Reason::Deploying));
+    }
+    seen.reported = Some(Reported { reason: Reason::Deploying, since: at(0) });
+    seen.standard = Standard { ready: 1, ready_since: Some(at(1_000)), proven: true, ..seen.standard };
+    assert_eq!(reported(&seen, 1_029), None);
+    assert_eq!(decide(&seen, &Rules::default(), at(1_029)).look_again, Some(at(1_030)));
+    assert_eq!(reported(&seen, 1_030), Some(Reason::NotRouted));
+}
+
+#[test]
+fn what_is_said_of_a_revision_holds_until_its_traffic_has_been_away_for_a_while() {
+    let reported_before = Some(Reported { reason: Reason::StandardServes, since: at(0) });
+    let seen = Snapshot { wish: Wish::Unrouted { since: at(30) }, reported: reported_before, ..standing() };
+    assert_eq!(reported(&seen, 59), None);
+    assert_eq!(reported(&seen, 60), Some(Reason::NotRouted));
+}
+
+#[test]
 fn a_reserve_that_answers_for_standard_pods_on_their_way_outlives_its_refusal_until_they_answer() {
     let mut seen = Snapshot { wish: Wish::Refused(Refusal::MinScale(1)), reserves: vec![ready(1)], ..standing() };
     seen.standard.ready_since = Some(at(30));
