@@ -7,6 +7,8 @@ use std::{path::Path, process::Command};
 pub struct Cost {
     pub standard: Bought,
     pub reserve: Bought,
+    /// For a service that was seen to need as much memory as the policy gives to a reserve.
+    pub largest: Bought,
 }
 
 pub struct Bought {
@@ -16,25 +18,37 @@ pub struct Bought {
 }
 
 impl Cost {
-    pub fn percent(&self) -> f64 {
-        100.0 * self.reserve.hourly / self.standard.hourly
+    pub fn percent(&self, of: &Bought) -> f64 {
+        100.0 * of.hourly / self.standard.hourly
     }
 }
 
-/// Of Pods of 2 vCPU and 4 GiB, and their reserves: `pilotlight simulate` prices both as the provider would buy them.
+/// What a Pod requests that fills an instance of 2 vCPU and 4 GiB: less what the instance keeps for itself
+/// (`reservedMemory`, 128 MiB). One that requests all 4 GiB gets an instance of 8.
+const STANDARD: &str = "2,3968Mi";
+/// The shipped policy's `sizing` and its `maxMemory`.
+const RESERVES: [&str; 2] = ["100m,512Mi", "100m,1920Mi"];
+
+/// `pilotlight simulate` prices standard Pods and reserves as the provider would buy them.
 pub fn compare(program: &Path) -> Result<Cost> {
+    let [usual, largest] = RESERVES.map(|reserve| price(program, reserve));
+    let (usual, largest) = (usual?, largest?);
+    let reserve = bought(&usual["reserve"])?;
+    Ok(Cost { standard: bought(&usual["standard"])?, reserve, largest: bought(&largest["reserve"])? })
+}
+
+fn price(program: &Path, reserve: &str) -> Result<Value> {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config/cost-policy.yaml");
     let output = Command::new(program)
-        .args(["simulate", "--generate", "rare", "--services", "1", "--days", "1", "--standard", "2,4Gi"])
-        .args(["--output", "json", "--policy"])
+        .args(["simulate", "--generate", "rare", "--services", "1", "--days", "1", "--standard", STANDARD])
+        .args(["--reserve", reserve, "--output", "json", "--policy"])
         .arg(policy)
         .output()
         .with_context(|| program.display().to_string())?;
     if !output.status.success() {
         bail!("pilotlight simulate: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(Cost { standard: bought(&report["standard"])?, reserve: bought(&report["reserve"])? })
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn bought(value: &Value) -> Result<Bought> {

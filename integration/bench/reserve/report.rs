@@ -1,6 +1,13 @@
 //! The table and the JSON.
 
-use crate::{cost::Cost, events::Event, first::First, idle::Idle, net::Report as Load, swaps::Swaps};
+use crate::{
+    cost::{Bought, Cost},
+    events::Event,
+    first::First,
+    idle::Idle,
+    net::Report as Load,
+    swaps::Swaps,
+};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
@@ -80,15 +87,12 @@ impl Report {
             line(event.name, &event.report);
         }
         if let Some(cost) = &self.cost {
-            println!(
-                "\nof 2 vCPU and 4 GiB: standard {} ${:.4}/h, reserve {} ${:.4}/h: {:.1} %, {:.1} % saved at zero",
-                cost.standard.instance_type,
-                cost.standard.hourly,
-                cost.reserve.instance_type,
-                cost.reserve.hourly,
-                cost.percent(),
-                100.0 - cost.percent()
-            );
+            let Bought { instance_type, hourly } = &cost.standard;
+            println!("\na standard Pod that fills 2 vCPU and 4 GiB: {instance_type} ${hourly:.4}/h");
+            for (name, reserve) in [("its reserve", &cost.reserve), ("its reserve at the most", &cost.largest)] {
+                let (Bought { instance_type, hourly }, percent) = (reserve, cost.percent(reserve));
+                println!("  {name}: {instance_type} ${hourly:.4}/h: {percent:.1} %, {:.1} % saved", 100.0 - percent);
+            }
         }
         if let Some(idle) = &self.idle {
             println!("\n{} Revisions at zero, {} with a reserve that is attached", idle.revisions, idle.reserves);
@@ -122,8 +126,11 @@ impl Report {
         let events: Vec<Value> =
             self.events.iter().map(|e| json!({"name": e.name, "load": load_json(&e.report)})).collect();
         let cost = self.cost.as_ref().map(|cost| {
-            let bought = |b: &crate::cost::Bought| json!({"instanceType": b.instance_type, "hourly": b.hourly});
-            json!({"standard": bought(&cost.standard), "reserve": bought(&cost.reserve), "percent": cost.percent()})
+            let bought =
+                |b: &Bought| json!({"instanceType": b.instance_type, "hourly": b.hourly, "percent": cost.percent(b)});
+            json!({
+                "standard": bought(&cost.standard), "reserve": bought(&cost.reserve), "largest": bought(&cost.largest),
+            })
         });
         let idle = self.idle.as_ref().map(|idle| {
             json!({
