@@ -160,7 +160,7 @@ async fn a_tagged_revision_without_traffic_has_none_unless_that_is_asked_for() {
 async fn a_slow_starter_s_reserve_is_given_as_much_longer_as_it_has_less_of_a_processor() {
     let serving = Serving::new("jvm").await;
     // Ten seconds are more than a standard Pod is given. A reserve has a tenth of its processor, and ten times as long.
-    let probe = json!({ "httpGet": { "path": "/healthz" }, "periodSeconds": 1, "failureThreshold": 5 });
+    let probe = json!({ "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1, "failureThreshold": 5 });
     let container = with(
         sample(json!({ "RESERVE_START_DELAY": "10s" })),
         json!({ "startupProbe": probe, "resources": { "requests": { "cpu": "1" } } }),
