@@ -57,6 +57,7 @@ impl Ec2 {
             insecure_registries: Vec::new(),
             types: [of("c6i.large", false, 85_000), of("m6i.large", false, 96_000), of("t3.micro", true, 10_400)]
                 .into(),
+            per_call: 100,
             journal_dir: standin.dir().join("launches"),
             sweep_every: Duration::from_secs(1),
         };

@@ -1,7 +1,8 @@
 //! `cloud.ec2` of provider.yaml.
 
 use super::{ConfigError, provider::Checker, raw};
-use crate::decide::purchase::policy::Architecture;
+use crate::decide::{placement::BatchWindow, purchase::policy::Architecture};
+use jiff::SignedDuration;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -26,6 +27,10 @@ pub struct Ec2Settings {
     pub root_volume_gib: u32,
     pub tags: BTreeMap<String, String>,
     pub insecure_registries: Vec<String>,
+    /// How long a burst's first Pod waits for the others.
+    pub batch_window: BatchWindow,
+    /// How many instances one launch call is for at most.
+    pub per_call: u32,
 }
 
 /// AWS, "Tag restrictions"; the keys are ours alone, or AWS's.
@@ -36,6 +41,10 @@ const RESERVED: [&str; 2] = ["pilotlight.dev/", "aws:"];
 const MOST_TAGS: usize = 30;
 /// EBS, gp3.
 const LARGEST_GIB: u64 = 16 << 10;
+/// A Pod that waits longer for the others of its burst would be served sooner without them.
+const LONGEST_WINDOW: SignedDuration = SignedDuration::from_secs(10);
+/// A fleet of 500 was seen to be throttled and to fail whole (karpenter-provider-aws#9175).
+const MOST_PER_CALL: u32 = 500;
 
 pub(super) fn settings(
     check: &Checker,
@@ -108,6 +117,18 @@ pub(super) fn settings(
         check.error(key("rootVolume.size"), problem)
     })?;
     tags(check, &key("tags"), &raw.tags)?;
+    let batch_window = BatchWindow {
+        idle: check.duration(&key("launches.idle"), &raw.launches.idle)?,
+        longest: check.duration(&key("launches.longest"), &raw.launches.longest)?,
+    };
+    if batch_window.longest > LONGEST_WINDOW || batch_window.longest < batch_window.idle {
+        let problem = format!("{:?}: expected at least launches.idle and at most 10s", raw.launches.longest);
+        return Err(check.error(key("launches.longest"), problem));
+    }
+    let per_call = raw.launches.per_call;
+    if !(1..MOST_PER_CALL).contains(&per_call) {
+        return Err(check.error(key("launches.perCall"), format!("{per_call}: expected 1 to {}", MOST_PER_CALL - 1)));
+    }
     for host in &raw.insecure_registries {
         let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(_))) || host.contains(['/', ' ', '"']) {
@@ -128,6 +149,8 @@ pub(super) fn settings(
         root_volume_gib,
         tags: raw.tags,
         insecure_registries: raw.insecure_registries,
+        batch_window,
+        per_call,
     })
 }
 
@@ -213,6 +236,16 @@ mod tests {
                 "insecureRegistries: [registry]",
                 "cloud.ec2.insecureRegistries",
                 "host:port",
+            ),
+            ("# launches: {idle: 100ms", "launches: {idle: soon", "cloud.ec2.launches.idle", "duration"),
+            ("# launches: {idle: 100ms", "launches: {idle: 3s", "cloud.ec2.launches.longest", "at least"),
+            ("# launches: {idle: 100ms, longest: 2s", "launches: {longest: 1m", "cloud.ec2.launches.longest", "10s"),
+            ("# launches: {idle: 100ms", "launches: {calls: 1", "cloud.ec2.launches", "unknown field"),
+            (
+                "# launches: {idle: 100ms, longest: 2s, perCall: 100",
+                "launches: {perCall: 0",
+                "cloud.ec2.launches.perCall",
+                "1 to",
             ),
             ("    rootVolume:", "    rootVolumes:", "cloud.ec2.rootVolumes", "unknown field"),
             ("    securityGroups: [sg-0123456789abcdef0]\n", "", "cloud.ec2", "securityGroups"),

@@ -171,6 +171,25 @@ pub struct Ec2 {
     /// Registries spoken to by plain HTTP, as host:port.
     #[serde(default)]
     pub insecure_registries: Vec<String>,
+    #[serde(default)]
+    pub launches: Launches,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Launches {
+    pub idle: String,
+    pub longest: String,
+    pub per_call: u32,
+}
+
+/// A Pod waits for its instance for more than ten seconds: a tenth of one is not noticed, and a launch call is
+/// scarce (RunInstances: five at once, then two a second). A burst's last Pod waits for `idle` alone, so
+/// `longest` holds only those back that are ahead of it.
+impl Default for Launches {
+    fn default() -> Self {
+        Self { idle: "100ms".to_owned(), longest: "2s".to_owned(), per_call: 100 }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,6 +10,7 @@
 //!   keep     : standby pools keep their count of what is left
 //!   launch   : for each Pod without a match, oldest first, what the policy chooses, booked before the next is
 //!              decided; equal choices of a class are one order
+//!   gather   : no order leaves before the burst is over: the batching window of what it would launch
 //!   release  : what nobody needs
 //! ```
 //!
@@ -19,6 +20,10 @@
 //! the cloud had no capacity for: the ledger is made anew of what lives, so a restart finds the same.
 //!
 //! Cost: O(n log n) in Pods and instances, times types and zones (see `decide::purchase`).
+
+mod window;
+
+pub use window::BatchWindow;
 
 use super::purchase::policy::Scope;
 use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, is_on_demand};
@@ -82,6 +87,7 @@ pub struct Rules<'a> {
     pub cooling: BTreeMap<(String, String), Timestamp>,
     /// How many more instances may exist in each zone.
     pub room: BTreeMap<String, u32>,
+    pub window: BatchWindow,
 }
 
 /// Instances to be launched, alike to whoever asks.
@@ -174,6 +180,8 @@ struct Round<'a> {
     /// Ready ones first, the oldest first.
     free: BTreeMap<Kind, VecDeque<&'a Supply>>,
     room: BTreeMap<String, u32>,
+    /// When the orders may leave, if they may not yet.
+    held_until: Option<Timestamp>,
     now: Timestamp,
     plan: Plan,
 }
@@ -186,6 +194,7 @@ pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rule
         ledger: Ledger::new(rules.policy),
         free: BTreeMap::new(),
         room: rules.room.clone(),
+        held_until: None,
         now,
         plan: Plan::default(),
     };
@@ -360,10 +369,23 @@ impl<'a> Round<'a> {
         true
     }
 
+    /// All or none: while the window is open, who would be bought for is not told of either.
     fn buy(&mut self, demands: &[&Demand]) {
+        let standby = self.plan.launch.clone();
+        let (mut bought, mut bought_since) = (Vec::new(), Vec::new());
         for demand in demands {
-            let waiting = self.buy_one(demand);
-            self.plan.waiting.push((demand.pod.clone(), waiting));
+            match self.buy_one(demand) {
+                waiting @ Waiting::Launching { .. } => {
+                    bought.push((demand.pod.clone(), waiting));
+                    bought_since.push(demand.since);
+                }
+                waiting => self.plan.waiting.push((demand.pod.clone(), waiting)),
+            }
+        }
+        self.held_until = self.rules.window.open_until(bought_since, self.now);
+        match self.held_until {
+            None => self.plan.waiting.extend(bought),
+            Some(_) => self.plan.launch = standby,
         }
     }
 
@@ -447,7 +469,7 @@ impl<'a> Round<'a> {
         // A schedule's windows begin and end on whole minutes.
         let scheduled = self.rules.policy.standby.iter().any(|pool| !pool.windows.is_empty());
         let minute = scheduled.then(|| Timestamp::from_second((self.now.as_second().div_euclid(60) + 1) * 60).ok());
-        retry.into_iter().chain(minute.flatten()).min()
+        retry.into_iter().chain(minute.flatten()).chain(self.held_until).min()
     }
 }
 

@@ -156,6 +156,7 @@ fn ec2_config(config: &ProviderConfig, settings: &Ec2Settings, ca_pem: &str) -> 
         ca_pem: ca_pem.to_owned(),
         insecure_registries: settings.insecure_registries.clone(),
         types: types.collect(),
+        per_call: settings.per_call,
         journal_dir: config.state_dir.join(&config.cluster).join("launches"),
         sweep_every: SWEEP_EVERY,
     }

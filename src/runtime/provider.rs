@@ -10,7 +10,8 @@ use super::{
     pod_usage::PodUsage,
     reload,
 };
-use crate::config::{NodeConfig, ProviderConfig};
+use crate::config::{CloudConfig, NodeConfig, ProviderConfig};
+use crate::decide::placement::BatchWindow;
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate, Places};
 use crate::kube::{
     authority::{self, AuthorityPem},
@@ -307,6 +308,11 @@ fn world_config(config: &ProviderConfig) -> WorldConfig {
         address: config.address,
         buying: Arc::clone(&config.buying),
         pods_per_node: config.limits.pods,
+        batch_window: match &config.cloud {
+            CloudConfig::Ec2(ec2) => ec2.batch_window,
+            // A launch costs no more than a boot; the engine gathers for some milliseconds anyway.
+            CloudConfig::Local(_) => BatchWindow::default(),
+        },
         keep_completed: config.keep_completed_pods,
         dns_server: config.dns_server,
         dns_domain: config.dns_domain.clone(),

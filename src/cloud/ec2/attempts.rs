@@ -23,8 +23,6 @@ use super::refusal::{Refusal, Verdict};
 use crate::model::{Offer, Purchase};
 use serde::{Deserialize, Serialize};
 
-/// A fleet of 500 was seen to be throttled and to fail whole (karpenter-provider-aws#9175).
-pub const MOST_A_CALL: u32 = 100;
 /// Calls for one part of a launch, whatever happens: each call, each subnet, a few times throttled.
 const MOST_CALLS: u32 = 24;
 const MOST_THROTTLED: u32 = 5;
@@ -88,9 +86,9 @@ pub fn calls(offers: &[Offer]) -> Vec<Call> {
     calls
 }
 
-/// How many each part of a launch is for.
-pub fn parts(count: u32) -> Vec<u32> {
-    let parts = count.div_ceil(MOST_A_CALL);
+/// How many each part of a launch is for; `most` of them one call may be for.
+pub fn parts(count: u32, most: u32) -> Vec<u32> {
+    let parts = count.div_ceil(most.max(1));
     (0..parts).map(|n| count / parts + u32::from(n < count % parts)).collect()
 }
 
@@ -158,9 +156,10 @@ mod tests {
 
     #[test]
     fn five_hundred_are_five_calls() {
-        assert_eq!(parts(500), [100; 5]);
-        assert_eq!(parts(1), [1]);
-        assert_eq!(parts(101), [51, 50]);
+        assert_eq!(parts(500, 100), [100; 5]);
+        assert_eq!(parts(1, 100), [1]);
+        assert_eq!(parts(101, 100), [51, 50]);
+        assert_eq!(parts(3, 1), [1; 3]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Ec2Config {
     /// Registries spoken to by plain HTTP, as host:port.
     pub insecure_registries: Vec<String>,
     pub types: BTreeMap<String, TypeFacts>,
+    /// How many instances one launch call is for at most.
+    pub per_call: u32,
     /// Where launches under way are written down ([`super::journal`]).
     pub journal_dir: PathBuf,
     /// How often leaks are looked for.
@@ -89,6 +91,7 @@ pub(super) mod tests {
                 ("t3a.micro".to_owned(), facts(Architecture::Amd64, true, 9_400)),
             ]
             .into(),
+            per_call: 100,
             journal_dir: PathBuf::from("/nonexistent"),
             sweep_every: Duration::from_secs(60),
         }

@@ -90,7 +90,7 @@ impl Launcher {
 
     /// An error only if nothing was launched.
     pub async fn launch(&self, request: &LaunchRequest) -> Result<Launched, Refusal> {
-        let parts = (0..).zip(attempts::parts(request.count));
+        let parts = (0..).zip(attempts::parts(request.count, self.config.per_call));
         let outcomes = join_all(parts.map(|(part, count)| self.part(request, part, Progress::begin(count)))).await;
         let (mut launched, mut failure) = (Launched::default(), None);
         for outcome in outcomes {

@@ -1,7 +1,7 @@
 //! EC2, behind [`crate::ports::Cloud`].
 //!
 //! ```text
-//!  launch ──> parts of at most 100 ──> calls: RunInstances, CreateFleet ──> records, shortages
+//!  launch ──> parts (launches.perCall) ──> calls: RunInstances, CreateFleet ──> records, shortages
 //!               written down before each call, with its token            ──> ledger
 //!  describe ──> all of the cluster that live ──> ledger ──> records
 //!                 what is missing in the list: by id, in a window

@@ -107,6 +107,7 @@ struct Course {
     demands: Vec<Demand>,
     supplies: Vec<Supply>,
     held: Vec<Held>,
+    window: BatchWindow,
     made: usize,
     launches: usize,
 }
@@ -114,12 +115,18 @@ struct Course {
 impl Course {
     fn new(policy: Policy, pods: &[Pod]) -> Self {
         let demands = pods.iter().enumerate().map(|(index, pod)| demand(index, pod)).collect();
-        Self { policy, market: market(), demands, supplies: vec![], held: vec![], made: 0, launches: 0 }
+        let window = BatchWindow::default();
+        Self { policy, market: market(), demands, supplies: vec![], held: vec![], window, made: 0, launches: 0 }
     }
 
     fn plan(&self, now: i64) -> Plan {
-        let rules =
-            Rules { policy: &self.policy, market: &self.market, cooling: BTreeMap::new(), room: BTreeMap::new() };
+        let rules = Rules {
+            policy: &self.policy,
+            market: &self.market,
+            cooling: BTreeMap::new(),
+            room: BTreeMap::new(),
+            window: self.window,
+        };
         plan(&self.demands, &self.supplies, &self.held, &rules, at(now))
     }
 
@@ -335,6 +342,29 @@ fn a_burst_is_one_order_for_each_choice() {
     let plan = Course::new(policy(), &pods).plan(0);
     let counts: Vec<u32> = plan.launch.iter().map(|order| order.count).collect();
     assert_eq!(counts, [50, 50]);
+}
+
+#[test]
+fn a_burst_is_launched_when_it_is_over_and_till_then_only_what_is_there_is_given_away() {
+    let mut course = Course::new(policy(), &vec![Pod { cpu_millis: 500, zone: true, kind: 2 }; 4]);
+    // They began to wait at 0, 1, 2 and 3 seconds.
+    course.window = BatchWindow { idle: SignedDuration::from_secs(2), longest: SignedDuration::from_secs(60) };
+    let early = course.plan(4);
+    assert_eq!((early.launch.len(), early.waiting.len(), early.wake_at), (0, 0, Some(at(5))), "{early:?}");
+    let over = course.plan(5);
+    assert_eq!((over.launch[0].count, over.waiting.len(), over.wake_at), (4, 4, None), "{over:?}");
+    course.window.longest = SignedDuration::from_secs(4);
+    assert_eq!(course.plan(4).launch[0].count, 4, "the first has waited long enough");
+    // One who can't be served by anything has waited for long, and closes nobody's window.
+    course.window.longest = SignedDuration::from_secs(60);
+    course.demands.push(Demand { since: at(-100), ..demand(9, &Pod { cpu_millis: 9000, zone: true, kind: 2 }) });
+    let beside = course.plan(4);
+    assert_eq!((beside.launch.len(), beside.waiting.len(), beside.wake_at), (0, 1, Some(at(5))), "{beside:?}");
+    course.policy.standby =
+        vec![StandbyPool { instance_type: "small".into(), zone: "a".into(), count: 1, windows: vec![] }];
+    assert_eq!(course.round(4, 1).launch.len(), 1, "nobody waits for a standby pool");
+    course.supplies.iter_mut().for_each(|supply| supply.ready = true);
+    assert_eq!(course.plan(4).bind.len(), 1, "what is there is not held back");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::DirectoryEntry;
 use crate::decide::desired::Refs;
-use crate::decide::placement::Order;
+use crate::decide::placement::{BatchWindow, Order};
 use crate::decide::purchase::Buying;
 use crate::decide::status::PodStatus;
 use crate::model::{
@@ -20,6 +20,8 @@ pub struct WorldConfig {
     pub address: IpAddr,
     pub buying: Arc<Buying>,
     pub pods_per_node: u32,
+    /// How long launches wait for more Pods: what a launch call costs is the cloud's.
+    pub batch_window: BatchWindow,
     pub keep_completed: SignedDuration,
     pub dns_server: IpAddr,
     pub dns_domain: String,

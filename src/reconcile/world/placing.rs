@@ -21,6 +21,7 @@ impl World {
             market: &self.market,
             cooling: self.cooling.clone(),
             room: self.room(),
+            window: self.config.batch_window,
         };
         let plan = placement::plan(&demands, &supplies, &held, &rules, now);
         self.placement_wake = plan.wake_at;

@@ -137,6 +137,29 @@ fn a_pod_falls_through_to_the_next_pool_and_back_when_the_first_has_capacity_aga
 }
 
 #[test]
+fn pods_of_a_burst_share_a_launch_though_they_come_one_after_another() {
+    let mut sim = Sim::gathering(2, 5);
+    for _ in 0..4 {
+        sim.create(1000);
+        assert!(sim.asked().is_empty());
+        sim.wait(1);
+    }
+    sim.wait(1);
+    assert_eq!(sim.asked().len(), 1, "none came for two seconds");
+    // Further ones come without end: the first waits five seconds.
+    for _ in 0..5 {
+        assert_eq!(sim.asked().len(), 1);
+        sim.create(1000);
+        sim.wait(1);
+    }
+    assert_eq!(sim.asked().len(), 2);
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    assert_eq!(sim.launched, 9);
+}
+
+#[test]
 fn a_pod_beyond_a_limit_waits_with_the_reason_and_runs_when_another_has_gone_also_after_a_crash() {
     let scope = Scope::Namespace("default".to_owned());
     let limit = Limit { scope, max_hourly: Some(HourlyPrice(5200)), max_instances: None };
@@ -160,8 +183,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
-    fn whatever_happens_each_pod_has_one_instance_and_nothing_leaks(steps in steps(true)) {
-        let mut sim = Sim::new();
+    fn whatever_happens_each_pod_has_one_instance_and_nothing_leaks(steps in steps(true), idle in 0..3i64) {
+        let mut sim = Sim::gathering(idle, 2 * idle);
         run(&mut sim, &steps);
         sim.settle();
         sim.check_settled();

@@ -1,6 +1,7 @@
 //! An API server, a cloud and agents in memory, which outlive the provider.
 
 use super::super::{ADOPTION, Effect, Fact, World, WorldConfig};
+use crate::decide::placement::BatchWindow;
 use crate::decide::{
     desired::Refs,
     fixtures::{at, container_spec, instance, intent, report},
@@ -180,6 +181,7 @@ pub fn config() -> WorldConfig {
         address: [10, 0, 0, 1].into(),
         buying: Arc::new(buying()),
         pods_per_node: 100,
+        batch_window: BatchWindow::default(),
         keep_completed: SignedDuration::from_secs(20),
         dns_server: [10, 0, 0, 10].into(),
         dns_domain: "cluster.local".to_owned(),
@@ -192,8 +194,17 @@ impl Sim {
     }
 
     pub fn buying(buying: Buying) -> Self {
+        Self::of(WorldConfig { buying: Arc::new(buying), ..config() })
+    }
+
+    /// Launches wait for a burst's other Pods, by these seconds.
+    pub fn gathering(idle: i64, longest: i64) -> Self {
+        let [idle, longest] = [idle, longest].map(SignedDuration::from_secs);
+        Self::of(WorldConfig { batch_window: BatchWindow { idle, longest }, ..config() })
+    }
+
+    fn of(config: WorldConfig) -> Self {
         let now = at(1000);
-        let config = WorldConfig { buying: Arc::new(buying), ..config() };
         let mut sim = Self {
             world: World::new(config.clone(), now),
             config,
