@@ -9,6 +9,7 @@ use crate::{model::InstanceId, retry::Backoff};
 use serde::Deserialize;
 use std::{
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -43,6 +44,7 @@ struct Raw {
     token: String,
     state_dir: Option<PathBuf>,
     metadata_dir: Option<PathBuf>,
+    address: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -71,6 +73,9 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// Where a cloud without a metadata service puts its documents.
     pub metadata_dir: Option<PathBuf>,
+    /// The one of this machine's addresses that it speaks from; None: the system chooses. The provider takes
+    /// an instance at its word from that instance's own address alone.
+    pub address: Option<IpAddr>,
 }
 
 /// Without the token.
@@ -91,6 +96,7 @@ struct Settings {
     proof: Proof,
     state_dir: PathBuf,
     metadata_dir: Option<PathBuf>,
+    address: Option<IpAddr>,
 }
 
 impl AgentConfig {
@@ -100,10 +106,14 @@ impl AgentConfig {
         let settings = Settings::parse(path, &text)?;
         let instance = match settings.instance {
             Some(instance) => instance,
-            None => own_id(&Imds::default()).await,
+            None => own_id(&Imds::from(settings.address)).await,
         };
-        let Settings { provider, ca_pem, proof, state_dir, metadata_dir, .. } = settings;
-        Ok(Self { instance, provider, ca_pem, proof, state_dir, metadata_dir })
+        let Settings { provider, ca_pem, proof, state_dir, metadata_dir, address, .. } = settings;
+        Ok(Self { instance, provider, ca_pem, proof, state_dir, metadata_dir, address })
+    }
+
+    pub(super) fn imds(&self) -> Imds {
+        Imds::from(self.address)
     }
 }
 
@@ -155,6 +165,7 @@ impl Settings {
             proof,
             state_dir: raw.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             metadata_dir: raw.metadata_dir,
+            address: raw.address,
         })
     }
 }
@@ -204,6 +215,7 @@ mod tests {
             ("instanceId: i-1", "instanceId: ''", "instanceId"),
             ("BEGIN", "BEGAN", "caPem"),
             ("token:", "tokken:", "agent.yaml"),
+            ("token:", "address: eth0\ntoken:", "agent.yaml"),
         ] {
             let error = parse(&GOOD.replace(from, to)).err().unwrap();
             assert!(error.contains(named), "{error}");

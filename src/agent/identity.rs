@@ -15,7 +15,6 @@
 use super::{
     attest::{self, AttestError},
     config::{AgentConfig, Proof},
-    imds::Imds,
 };
 use crate::{
     files::write_atomic,
@@ -180,7 +179,7 @@ pub async fn register(config: &AgentConfig, key: &Key) -> Result<Identity, Ident
             ask.set_timeout(CALL_TIMEOUT);
             let call = |status| IdentityError::Call("challenge", Box::new(status));
             let challenge = client.challenge(ask).await.map_err(call)?.into_inner();
-            attest::prove(&Imds::default(), cluster, &key.fingerprint(), &challenge, SystemTime::now()).await?
+            attest::prove(&config.imds(), cluster, &key.fingerprint(), &challenge, SystemTime::now()).await?
         }
     };
     let mut register =
@@ -219,6 +218,7 @@ pub async fn connect(config: &AgentConfig, identity: Option<&Identity>) -> Resul
     let endpoint = Endpoint::from_shared(config.provider.clone())
         .and_then(|endpoint| endpoint.tls_config(tls))
         .map_err(|error| IdentityError::Endpoint(config.provider.clone(), error))?
+        .local_address(config.address)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(pipe::KEEPALIVE)

@@ -13,13 +13,17 @@ use http::{Method, Request, StatusCode, header::HOST};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::Mutex,
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
-const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 /// It answers from the hypervisor within milliseconds; while a machine boots it may take longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that EC2 allows.
@@ -45,19 +49,22 @@ pub enum ImdsError {
 /// A client of the metadata service.
 pub struct Imds {
     address: SocketAddr,
+    /// None: the system chooses.
+    own: Option<IpAddr>,
     token: Mutex<Option<(String, Instant)>>,
 }
 
-impl Default for Imds {
-    fn default() -> Self {
-        Self::at(ADDRESS)
+/// Asked from this one of the machine's addresses.
+impl From<Option<IpAddr>> for Imds {
+    fn from(own: Option<IpAddr>) -> Self {
+        Self { own, ..Self::at(ADDRESS) }
     }
 }
 
 impl Imds {
     /// One at another address, for tests.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address, token: Mutex::new(None) }
+        Self { address, own: None, token: Mutex::new(None) }
     }
 
     /// What stands at this path (`/latest/meta-data/…`); None where there is nothing.
@@ -98,7 +105,7 @@ impl Imds {
     async fn call(&self, method: Method, path: &str, header: (&str, &str)) -> Result<(StatusCode, String), ImdsError> {
         let broken = |message: String| ImdsError::Broken { path: path.to_owned(), message };
         let exchange = async {
-            let stream = TcpStream::connect(self.address).await.map_err(|e| e.to_string())?;
+            let stream = self.connect().await.map_err(|e| e.to_string())?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
             let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -117,6 +124,13 @@ impl Imds {
         };
         let answered = timeout(CALL_TIMEOUT, exchange).await;
         answered.map_err(|_| ImdsError::TimedOut { path: path.to_owned() })?.map_err(broken)
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let Some(own) = self.own else { return TcpStream::connect(self.address).await };
+        let socket = if own.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(SocketAddr::new(own, 0))?;
+        socket.connect(self.address).await
     }
 }
 

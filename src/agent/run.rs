@@ -1,9 +1,7 @@
 //! The agent's wiring: the Pod's runtime, the service proxy and the link, in one process.
 
 use super::{
-    AgentConfig, AgentError, Preparation, Proof, Rooms,
-    imds::Imds,
-    link,
+    AgentConfig, AgentError, Preparation, Proof, Rooms, link,
     notices::{self, Metadata},
     pod::{PodRuntime, PodRuntimeConfig},
     proxy::{PodRules, ServiceProxy},
@@ -23,7 +21,7 @@ pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), A
     let ended = runtime.ended();
     let (known, standing) = watch::channel(Vec::new());
     let metadata = match (&config.proof, &config.metadata_dir) {
-        (Proof::Ec2 { .. }, _) => Some(Metadata::Imds(Imds::default())),
+        (Proof::Ec2 { .. }, _) => Some(Metadata::Imds(config.imds())),
         (Proof::Token(_), Some(directory)) => Some(Metadata::Directory(directory.clone())),
         (Proof::Token(_), None) => None,
     };

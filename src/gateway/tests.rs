@@ -116,6 +116,7 @@ impl Provider {
             proof: Proof::Token(format!("token-of-{instance}")),
             state_dir: self.dir.path().join(instance),
             metadata_dir: None,
+            address: None,
         }
     }
 }
