@@ -12,6 +12,8 @@ pub struct Calls {
     /// Machines that were launched and terminated.
     pub launched: u64,
     pub terminated: u64,
+    /// Machines that have come up.
+    pub booted: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /standin/facts` | account, region, subnets by zone, security group, image |
 //! | `GET`, `PUT /standin/script` | delays, capacity, errors ([`super::script::Script`]) |
-//! | `GET /standin/calls`, `DELETE` | every action called: calls, throttles, refusals by code |
+//! | `GET /standin/calls`, `DELETE` | every action called: calls, throttles, refusals by code; what moto took of it |
 //! | `GET /standin/instances` | what is, with state and addresses |
 //! | `PUT /standin/instances/ID/metadata` | notices of its metadata service ([`super::imds::Told`]) |
 //! | `POST /standin/instances/ID/interrupt?seconds=120` | a spot interruption: the notice, then the end |
@@ -16,6 +16,7 @@ use super::{
     identity::Signer,
     imds::Told,
     instances::Stopping,
+    moto::Spent,
     script::Script,
     server::end,
     world::{World, now},
@@ -30,7 +31,7 @@ use axum::{
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// What a client must be configured with.
 #[derive(Clone, Debug, Serialize)]
@@ -39,7 +40,7 @@ pub struct Facts {
     pub account: String,
     pub region: String,
     /// By zone.
-    pub subnets: std::collections::BTreeMap<String, String>,
+    pub subnets: BTreeMap<String, String>,
     pub security_group: String,
     pub image: String,
 }
@@ -95,12 +96,21 @@ async fn set_script(State(world): State<Arc<World>>, body: String) -> Result<(),
     Ok(())
 }
 
-async fn calls(State(world): State<Arc<World>>) -> Json<super::calls::Calls> {
-    Json(world.state().calls.clone())
+#[derive(Serialize)]
+struct Called {
+    #[serde(flatten)]
+    calls: super::calls::Calls,
+    moto: BTreeMap<String, Spent>,
+}
+
+async fn calls(State(world): State<Arc<World>>) -> Json<Called> {
+    let calls = world.state().calls.clone();
+    Json(Called { calls, moto: world.moto.spent().clone() })
 }
 
 async fn forget_calls(State(world): State<Arc<World>>) {
     world.state().calls = super::calls::Calls::default();
+    world.moto.spent().clear();
 }
 
 async fn instances(State(world): State<Arc<World>>) -> Json<Vec<Value>> {

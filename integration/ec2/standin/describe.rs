@@ -12,6 +12,7 @@ use super::{
     xml::{items, leaf, node, replace, text},
 };
 use jiff::Timestamp;
+use std::sync::Arc;
 use xmltree::{Element, XMLNode};
 
 /// One instance's element, with its reservation's id.
@@ -20,18 +21,35 @@ pub struct Described {
     pub element: Element,
 }
 
-/// Of moto's answer those that may be seen, as they are now.
-pub fn overlay(root: &Element, known: &Instances, script: &Script, now: Timestamp) -> Vec<Described> {
+/// One instance as moto has it.
+#[derive(Clone)]
+pub struct Listed {
+    pub id: String,
+    pub reservation: String,
+    pub element: Arc<Element>,
+}
+
+/// Those in an answer of moto's.
+pub fn listed(root: &Element) -> Vec<Listed> {
     let mut found = Vec::new();
     for reservation in items(root, "reservationSet") {
-        let id = text(reservation, "reservationId").unwrap_or_default();
+        let of = text(reservation, "reservationId").unwrap_or_default();
         for item in items(reservation, "instancesSet") {
-            let instance_id = text(item, "instanceId").unwrap_or_default();
-            let Some(instance) = known.visible(&instance_id, script, now) else { continue };
-            found.push(Described { reservation: id.clone(), element: laid_over(item, instance, script, now) });
+            let id = text(item, "instanceId").unwrap_or_default();
+            found.push(Listed { id, reservation: of.clone(), element: Arc::new(item.clone()) });
         }
     }
     found
+}
+
+/// Those that may be seen, as they are now.
+pub fn overlay(listed: &[Listed], known: &Instances, script: &Script, now: Timestamp) -> Vec<Described> {
+    let seen = |listed: &Listed| {
+        let instance = known.visible(&listed.id, script, now)?;
+        let element = laid_over(&listed.element, instance, script, now);
+        Some(Described { reservation: listed.reservation.clone(), element })
+    };
+    listed.iter().filter_map(seen).collect()
 }
 
 /// The element as EC2 would show it.
@@ -188,7 +206,7 @@ mod tests {
         xml,
     };
 
-    fn world(count: usize) -> (Element, Instances) {
+    fn world(count: usize) -> (Vec<Listed>, Instances) {
         let ids: Vec<String> = (0..count).map(|n| format!("i-{n:02}")).collect();
         let items: String = ids
             .iter()
@@ -203,7 +221,10 @@ mod tests {
         let text = format!(
             "<R><reservationSet><item><reservationId>r-1</reservationId><instancesSet>{items}</instancesSet></item></reservationSet></R>"
         );
-        (xml::parse(&text).unwrap(), Instances(ids.into_iter().map(|id| (id.clone(), instance(&id, 0))).collect()))
+        (
+            listed(&xml::parse(&text).unwrap()),
+            Instances(ids.into_iter().map(|id| (id.clone(), instance(&id, 0))).collect()),
+        )
     }
 
     fn ids(all: &[Described]) -> Vec<String> {
@@ -212,11 +233,11 @@ mod tests {
 
     #[test]
     fn moto_says_running_but_the_answer_says_what_the_clock_and_the_machine_say() {
-        let (root, mut known) = world(3);
+        let (moto, mut known) = world(3);
         let script = Script { pending_millis: 1000, ..Script::default() };
         known.0.get_mut("i-01").unwrap().stopping = Some(Stopping::by_user(at(10)));
         known.0.remove("i-02");
-        let all = overlay(&root, &known, &script, at(20));
+        let all = overlay(&moto, &known, &script, at(20));
         assert_eq!(text(&all[0].element, "instanceState/name").unwrap(), "pending");
         let set = all[0].element.get_child("networkInterfaceSet").unwrap().get_child("item").unwrap();
         assert_eq!(items(set, "privateIpAddressesSet").count(), 2);
@@ -228,8 +249,8 @@ mod tests {
 
     #[test]
     fn filters_are_all_met_and_an_unknown_one_is_refused() {
-        let (root, known) = world(3);
-        let all = || overlay(&root, &known, &Script::default(), at(0));
+        let (moto, known) = world(3);
+        let all = || overlay(&moto, &known, &Script::default(), at(0));
         let with = |name: &str, value: &str| {
             filtered(all(), &Params::of(&[("Filter.1.Name", name), ("Filter.1.Value.1", value)]))
         };
@@ -243,12 +264,12 @@ mod tests {
 
     #[test]
     fn pages_hold_everything_once_and_their_size_excludes_ids() {
-        let (root, known) = world(12);
+        let (moto, known) = world(12);
         let (mut seen, mut token) = (Vec::new(), None::<String>);
         loop {
             let mut params = Params::of(&[("MaxResults", "5")]);
             token.iter().for_each(|token| params.set("NextToken", token));
-            let (got, next) = page(overlay(&root, &known, &Script::default(), at(0)), &params).unwrap();
+            let (got, next) = page(overlay(&moto, &known, &Script::default(), at(0)), &params).unwrap();
             assert!(got.len() <= 5);
             seen.extend(ids(&got));
             token = next;

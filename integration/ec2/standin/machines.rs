@@ -37,7 +37,7 @@ pub struct Machines {
     orders: mpsc::UnboundedSender<Order>,
 }
 
-enum Order {
+pub(super) enum Order {
     Boot(Box<Instance>),
     End(Vec<String>),
 }
@@ -84,7 +84,7 @@ impl Machines {
     }
 }
 
-pub struct Orders(mpsc::UnboundedReceiver<Order>);
+pub struct Orders(pub(super) mpsc::UnboundedReceiver<Order>);
 
 /// Carries out orders and tells the world what became of the machines, until the world is gone.
 pub async fn run(mut orders: Orders, cloud: LocalCloud, world: Weak<World>) {
@@ -142,6 +142,9 @@ async fn look(cloud: &LocalCloud, world: &Arc<World>, known: &mut BTreeMap<Strin
         gone.remove(id);
         if known.get(id).is_some_and(|before| *before != now) {
             known.insert(id.to_owned(), now);
+            if now == Machine::Up {
+                world.state().calls.booted += 1;
+            }
             machine_is(world, id, now).await;
         }
     }
@@ -172,7 +175,7 @@ async fn boot(cloud: &LocalCloud, instance: &Instance, market: &Market) -> Resul
 }
 
 /// What the user data comes to: files, and services that run. Pure.
-fn carried_out(text: &str) -> Result<UserData, String> {
+pub(super) fn carried_out(text: &str) -> Result<UserData, String> {
     if text.is_empty() {
         return Ok(UserData { write_files: Vec::new(), services: Vec::new() });
     }

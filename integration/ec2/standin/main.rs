@@ -4,7 +4,7 @@
 //!  client ── POST / ──> server ──┬─> sts                         GetCallerIdentity, signatures checked
 //!  tests ─── /standin ─> control │
 //!                                ├─> limits, tokens, script      throttling, idempotency, scripted errors
-//!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud)
+//!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud, or simulated)
 //!                                ├─> describe, terminate ──────> moto
 //!                                └─> everything else ──────────> moto
 //!  instance ── 169.254.169.254 ──> imds                           which instance asks is known by its address
@@ -31,6 +31,7 @@ mod refusal;
 mod script;
 mod seed;
 mod server;
+mod simulated;
 mod sts;
 mod tokens;
 mod world;
@@ -76,6 +77,12 @@ struct Args {
     /// Boot a machine for each instance, with names of this cluster
     #[arg(long, value_name = "CLUSTER", requires = "agent")]
     machines: Option<String>,
+    /// Simulate a machine for each instance in this process; what their agents keep is there
+    #[arg(long, value_name = "DIR", conflicts_with = "machines")]
+    simulated: Option<PathBuf>,
+    /// Of what simulated machines draw
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     #[arg(long, default_value = "pl0")]
     bridge: String,
     #[arg(long, default_value = "target/machine-image/containerd")]
@@ -113,10 +120,19 @@ async fn run(args: Args) -> Result<(), String> {
     let moto = Moto::start(&args.moto, moto_address, &catalog.region, &args.dir.join("moto.log")).await?;
     let seeded = seed::seed(&moto, &args.network, &catalog.zones).await.map_err(|refusal| refusal.message)?;
     let signer = Arc::new(Signer::new(&args.dir)?);
+    let subnet = instances::Subnet::parse(&args.network).ok_or_else(|| format!("{} is no network", args.network))?;
+    // EC2 keeps it for the VPC's router (AWS, "Subnet CIDR blocks").
+    let router = Ipv4Addr::from(u32::from(subnet.network) + 1);
     let local = match &args.machines {
-        Some(cluster) => Some(local_cloud(&args, cluster, &catalog).await?),
+        Some(cluster) => Some(local_cloud(&args, cluster, &catalog, router, subnet.prefix_len).await?),
         None => None,
     };
+    if args.simulated.is_some() {
+        if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+            return Err("another TLS provider is installed".to_owned());
+        }
+        seed::simulated_network(&args.bridge, router, &args.network, subnet.prefix_len)?;
+    }
     let (machines, orders) = Machines::new();
     let facts = control::Facts {
         account: ACCOUNT.to_owned(),
@@ -126,12 +142,17 @@ async fn run(args: Args) -> Result<(), String> {
         image: "ami-0123456789abcdef0".to_owned(),
     };
     let state = State { subnets: seeded.subnets, ..State::default() };
-    let machines = local.is_some().then_some(machines);
+    let has_machines = local.is_some() || args.simulated.is_some();
+    let machines = has_machines.then_some(machines);
     let account = ACCOUNT.to_owned();
     let world = Arc::new(World::new(moto, market, catalog.region, account, catalog.zones, machines, state));
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(cloud) = local.clone() {
         tasks.spawn(machines::run(orders, cloud, Arc::downgrade(&world)));
+    } else if let Some(dir) = args.simulated.clone() {
+        tasks.spawn(simulated::run(orders, dir, args.seed, Arc::downgrade(&world)));
+    }
+    if has_machines {
         seed::metadata_address(&args.bridge, METADATA)?;
         let metadata = TcpListener::bind((METADATA, 80)).await.map_err(|error| format!("{METADATA}:80: {error}"))?;
         let (world, signer) = (Arc::clone(&world), Arc::clone(&signer));
@@ -160,6 +181,11 @@ async fn run(args: Args) -> Result<(), String> {
         _ = tasks.join_next() => return Err("a part of the stand-in ended".to_owned()),
     }
     tasks.shutdown().await;
+    if let Some(dir) = &args.simulated {
+        seed::remove_simulated_network(&args.bridge, &args.network);
+        // It may never have been made.
+        let _ = std::fs::remove_dir_all(dir);
+    }
     if let (Some(cluster), Some(cloud)) = (&args.machines, local) {
         drop(cloud);
         LocalCloud::destroy_all(&args.dir.join("machines"), cluster).map_err(|error| error.to_string())?;
@@ -175,17 +201,21 @@ fn tell(dir: &Path, address: SocketAddr) -> Result<(), String> {
         .map_err(|error| format!("can't write {}: {error}", file.display()))
 }
 
-async fn local_cloud(args: &Args, cluster: &str, catalog: &CatalogFile) -> Result<LocalCloud, String> {
-    let subnet = instances::Subnet::parse(&args.network).ok_or_else(|| format!("{} is no network", args.network))?;
+async fn local_cloud(
+    args: &Args,
+    cluster: &str,
+    catalog: &CatalogFile,
+    bridge_address: Ipv4Addr,
+    prefix_len: u8,
+) -> Result<LocalCloud, String> {
     let agent = args.agent.clone().ok_or("--agent is missing")?;
     let state_dir = args.dir.join("machines");
     let config = LocalCloudConfig {
         cluster: cluster.to_owned(),
         state_dir: state_dir.clone(),
         bridge: args.bridge.clone(),
-        // EC2 keeps it for the VPC's router (AWS, "Subnet CIDR blocks").
-        bridge_address: (u32::from(subnet.network) + 1).into(),
-        prefix_len: subnet.prefix_len,
+        bridge_address,
+        prefix_len,
         zones: catalog.zones.clone(),
         // Each machine brings its own.
         types: vec![pilotlight::model::InstanceType {

@@ -1,17 +1,32 @@
 //! moto: the process, and questions to it.
+//!
+//! It takes seconds to list hundreds of instances, so what it says of each is kept until a call that may change that was
+//! made: every one whose name is not Describe… or Get…, launches and terminations excepted, whose states the stand-in
+//! knows better anyway.
 
-use super::{params::Params, refusal::Refusal, xml};
+use super::{
+    describe::{Listed, listed},
+    params::Params,
+    refusal::Refusal,
+    xml,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs::File,
     net::SocketAddr,
     path::Path,
     process::Stdio,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::process::{Child, Command};
@@ -19,13 +34,27 @@ use xmltree::Element;
 
 /// It loads for two seconds on a free machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Asked about at once: so its other callers get a turn.
+const MOST_AT_ONCE: usize = 100;
 
 pub struct Moto {
     client: Client<HttpConnector, Full<Bytes>>,
     address: SocketAddr,
     region: String,
+    /// How many calls may have changed what it says of instances.
+    changes: AtomicU64,
+    /// That, by id, and how many changes it shows.
+    kept: tokio::sync::Mutex<(u64, BTreeMap<String, Listed>)>,
+    spent: Mutex<BTreeMap<String, Spent>>,
     /// Ends with this.
     _process: Child,
+}
+
+/// What moto took of the answers' times.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Spent {
+    pub calls: u64,
+    pub millis: u64,
 }
 
 impl Moto {
@@ -59,7 +88,40 @@ impl Moto {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { client, address, region: region.to_owned(), _process: process })
+        Ok(Self {
+            client,
+            address,
+            region: region.to_owned(),
+            changes: AtomicU64::new(0),
+            kept: tokio::sync::Mutex::default(),
+            spent: Mutex::default(),
+            _process: process,
+        })
+    }
+
+    /// By action, since it was last forgotten.
+    pub fn spent(&self) -> MutexGuard<'_, BTreeMap<String, Spent>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it says of these instances, all of which it must know.
+    pub async fn instances(&self, ids: &[String]) -> Result<Vec<Listed>, Refusal> {
+        // Who comes meanwhile waits, and finds them.
+        let mut kept = self.kept.lock().await;
+        let changes = self.changes.load(Ordering::SeqCst);
+        if kept.0 != changes {
+            *kept = (changes, BTreeMap::new());
+        }
+        let unknown: Vec<&String> = ids.iter().filter(|id| !kept.1.contains_key(*id)).collect();
+        for ids in unknown.chunks(MOST_AT_ONCE) {
+            let mut ask = Params::parse("Action=DescribeInstances&Version=2016-11-15");
+            for (n, id) in ids.iter().enumerate() {
+                ask.set(format!("InstanceId.{}", n + 1), *id);
+            }
+            let found = listed(&self.query(&ask).await?);
+            kept.1.extend(found.into_iter().map(|listed| (listed.id.clone(), listed)));
+        }
+        Ok(ids.iter().filter_map(|id| kept.1.get(id).cloned()).collect())
     }
 
     /// The status and text of its answer.
@@ -87,7 +149,21 @@ impl Moto {
     }
 
     pub async fn query_text(&self, params: &Params) -> Result<(Element, String), Refusal> {
-        let (status, text) = self.ask(params).await?;
+        let began = Instant::now();
+        let answer = self.ask(params).await;
+        let action = params.action();
+        // Also when no answer came: the call may have been heard.
+        let harmless = ["RunInstances", "TerminateInstances"].contains(&action);
+        if !harmless && !action.starts_with("Describe") && !action.starts_with("Get") {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        {
+            let mut spent = self.spent();
+            let spent = spent.entry(action.to_owned()).or_default();
+            spent.calls += 1;
+            spent.millis += u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
+        let (status, text) = answer?;
         let failed = |what: String| Refusal::new("InternalError", format!("moto, {}: {what}", params.action()));
         let root = xml::parse(&text).map_err(&failed)?;
         if status == 200 {

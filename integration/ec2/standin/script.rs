@@ -14,6 +14,8 @@ pub struct Script {
     pub launch_millis: u64,
     /// The least time that an instance is `pending`; a machine that boots may take longer.
     pub pending_millis: u64,
+    /// What a simulated machine takes to boot when it is no longer `pending`: at least and at most.
+    pub boot_millis: [u64; 2],
     /// How long a new instance is unknown to Describe and Terminate (AWS, "Eventual consistency in the
     /// Amazon EC2 API").
     pub not_found_millis: u64,
@@ -35,6 +37,7 @@ impl Default for Script {
             limits: true,
             launch_millis: 0,
             pending_millis: 0,
+            boot_millis: [0, 0],
             not_found_millis: 0,
             shutting_down_millis: 0,
             terminated_millis: 3_600_000,

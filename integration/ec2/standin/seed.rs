@@ -55,14 +55,34 @@ fn parts(whole: Subnet, count: usize) -> Vec<Subnet> {
     (0u32..).take(count).map(|n| Subnet { network: (first + n * size).into(), prefix_len }).collect()
 }
 
-/// On the bridge: instances reach it by their default route, and no further hop lies between.
-pub fn metadata_address(bridge: &str, address: Ipv4Addr) -> Result<(), String> {
-    let run = Command::new("ip").args(["addr", "replace", &format!("{address}/32"), "dev", bridge]).output();
-    match run {
+/// A bridge with nobody behind it, whose network is all this machine's own: any of its addresses can be spoken from.
+pub fn simulated_network(bridge: &str, address: Ipv4Addr, network: &str, prefix_len: u8) -> Result<(), String> {
+    // What an earlier run left, killed halfway.
+    remove_simulated_network(bridge, network);
+    ip(&["link", "add", bridge, "type", "bridge"])?;
+    ip(&["addr", "add", &format!("{address}/{prefix_len}"), "dev", bridge])?;
+    ip(&["link", "set", bridge, "up"])?;
+    ip(&["route", "add", "local", network, "dev", "lo"])
+}
+
+/// What is not there is no error.
+pub fn remove_simulated_network(bridge: &str, network: &str) {
+    for args in [&["route", "del", "local", network, "dev", "lo"][..], &["link", "del", bridge]] {
+        let _ = ip(args);
+    }
+}
+
+fn ip(args: &[&str]) -> Result<(), String> {
+    match Command::new("ip").args(args).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("ip addr replace: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Ok(output) => Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
         Err(error) => Err(format!("ip: {error}")),
     }
+}
+
+/// On the bridge: instances reach it by their default route, and no further hop lies between.
+pub fn metadata_address(bridge: &str, address: Ipv4Addr) -> Result<(), String> {
+    ip(&["addr", "replace", &format!("{address}/32"), "dev", bridge])
 }
 
 #[cfg(test)]

@@ -25,6 +25,12 @@ use axum::{
 use std::{sync::Arc, time::Duration};
 
 pub async fn api(From(world): From<Arc<World>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    // What EC2 has heard it does, also when its caller has died.
+    let heard = tokio::spawn(heard(world, method, uri, headers, body));
+    heard.await.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
+}
+
+async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut params = Params::parse(uri.query().unwrap_or_default());
     params.merge(Params::parse(&String::from_utf8_lossy(&body)));
     let action = params.action().to_owned();
@@ -113,28 +119,14 @@ async fn once(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
 async fn describe_instances(world: &World, params: &Params) -> Result<String, Refusal> {
     let ids = params.list("InstanceId");
     known(world, &ids)?;
-    let mut ask = Params::parse("Action=DescribeInstances&Version=2016-11-15");
-    for (n, id) in ids.iter().enumerate() {
-        ask.set(format!("InstanceId.{}", n + 1), id);
-    }
-    if ids.is_empty() {
-        // The most that moto gives at once: reservations.
-        ask.set("MaxResults", "1000");
-    }
-    let mut all = Vec::new();
-    loop {
-        let root = world.moto.query(&ask).await?;
-        {
-            let mut state = world.state();
-            let state = &mut *state;
-            state.tick(now());
-            all.extend(describe::overlay(&root, &state.instances, &state.script, now()));
-        }
-        match xml::text(&root, "nextToken").filter(|token| !token.is_empty()) {
-            Some(token) => ask.set("NextToken", token),
-            None => break,
-        }
-    }
+    let ids = if ids.is_empty() { world.state().instances.0.keys().cloned().collect() } else { ids };
+    let listed = world.moto.instances(&ids).await?;
+    let all = {
+        let mut state = world.state();
+        let state = &mut *state;
+        state.tick(now());
+        describe::overlay(&listed, &state.instances, &state.script, now())
+    };
     let (page, next) = describe::page(describe::filtered(all, params)?, params)?;
     Ok(xml::response("DescribeInstancesResponse", describe::answer(page, next), &request_id()))
 }
