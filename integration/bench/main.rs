@@ -21,6 +21,7 @@ mod pods;
 mod procs;
 mod raw;
 mod report;
+mod start;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -58,22 +59,10 @@ struct Args {
     /// Pods in the batch
     #[arg(long, default_value_t = 50)]
     batch: usize,
-    /// `cargo bench` says so
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> Result<()> {
-    if !std::env::args().any(|argument| argument == "--state") {
-        println!("This needs a test cluster: run scripts/bench startup");
-        return Ok(());
-    }
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        bail!("another TLS provider is installed");
-    }
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(args))
+    start::start("a test cluster: run scripts/bench startup", run)
 }
 
 async fn run(args: Args) -> Result<()> {

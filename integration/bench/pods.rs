@@ -14,6 +14,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 
 const NAMESPACE: &str = "bench";
+pub const IMAGE: &str = "pilotlight.test/busybox:1";
 /// Far above what anything here takes: reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -37,25 +38,29 @@ impl Drop for Pods {
     }
 }
 
+/// The bench's namespace, by the admin's kubeconfig of KUBECONFIG.
+pub async fn namespace() -> Result<Api<Pod>> {
+    let client = Client::try_default().await.context("the API server")?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+    if namespaces.get_opt(NAMESPACE).await?.is_none() {
+        namespaces.create(&PostParams::default(), &namespace).await?;
+    }
+    // Pods are refused until it is there.
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+    let deadline = Instant::now() + PATIENCE;
+    while accounts.get_opt("default").await?.is_none() {
+        if Instant::now() > deadline {
+            bail!("the namespace {NAMESPACE} got no service account");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(Api::namespaced(client, NAMESPACE))
+}
+
 impl Pods {
-    /// With the admin's kubeconfig of KUBECONFIG.
     pub async fn connect() -> Result<Self> {
-        let client = Client::try_default().await.context("the API server")?;
-        let namespaces: Api<Namespace> = Api::all(client.clone());
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-        if namespaces.get_opt(NAMESPACE).await?.is_none() {
-            namespaces.create(&PostParams::default(), &namespace).await?;
-        }
-        // Pods are refused until it is there.
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-        let deadline = Instant::now() + PATIENCE;
-        while accounts.get_opt("default").await?.is_none() {
-            if Instant::now() > deadline {
-                bail!("the namespace {NAMESPACE} got no service account");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let api = Api::namespaced(client, NAMESPACE);
+        let api = namespace().await?;
         let (sender, seen) = watch::channel(HashMap::new());
         let watcher = tokio::spawn(follow(api.clone(), sender));
         Ok(Self { api, seen, watcher })
@@ -132,7 +137,7 @@ fn pod(name: &str, node: &str) -> Result<Pod> {
             "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
             "containers": [{
                 "name": "main",
-                "image": super::raw::IMAGE,
+                "image": IMAGE,
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["sleep", "1000000"],
                 "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},

@@ -1,5 +1,6 @@
 //! The floor: the calls that any node must make of containerd for such a Pod, and nothing else.
 
+use super::pods::IMAGE;
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{self as cri, runtime_service_client::RuntimeServiceClient};
@@ -9,8 +10,6 @@ use std::{
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
-
-pub const IMAGE: &str = "pilotlight.test/busybox:1";
 
 pub struct Raw {
     client: RuntimeServiceClient<Channel>,

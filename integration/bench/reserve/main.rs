@@ -28,11 +28,13 @@ mod report;
 #[path = "../../knative_tests/serving.rs"]
 mod serving;
 mod site;
+#[path = "../start.rs"]
+mod start;
 #[path = "../../support/mod.rs"]
 mod support;
 mod swaps;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use report::Report;
 use std::path::PathBuf;
@@ -66,22 +68,10 @@ struct Args {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// `cargo bench` says so
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> Result<()> {
-    if !std::env::args().any(|argument| argument == "--out") {
-        println!("This needs a test cluster with Serving: run scripts/bench reserve");
-        return Ok(());
-    }
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        bail!("another TLS provider is installed");
-    }
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(args))
+    start::start("a test cluster with Serving: run scripts/bench reserve", run)
 }
 
 async fn run(args: Args) -> Result<()> {
