@@ -3,7 +3,7 @@
 use crate::{
     net::{Load, Report},
     serving::{Kind, Serving},
-    site::{Rest, Site, manifest},
+    site::{Rest, Site, State, manifest},
     support::{PATIENCE, with},
 };
 use anyhow::{Context, Result};
@@ -28,6 +28,8 @@ pub async fn measure() -> Result<Vec<Event>> {
         ("a canary's shift", canary(&serving).await?),
         ("the reserve's process killed at zero", crash(&serving).await?),
         ("the reserve's Pod deleted at zero", deleted(&serving).await?),
+        ("a spot notice at zero", notice(&serving, At::Zero).await?),
+        ("a spot notice under requests", notice(&serving, At::Once).await?),
     ] {
         println!("  {name}: {report}");
         // They are alike.
@@ -121,5 +123,29 @@ async fn deleted(serving: &Serving) -> Result<Report> {
     let load = Load::start(&site.target, "/", PER_SECOND);
     serving.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0", "--wait=false"]).await;
     tokio::time::timeout(PATIENCE, site.until_standing()).await??;
+    Ok(load.stop().await)
+}
+
+/// When requests come, after the notice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Once,
+    /// When another reserve has taken over.
+    Zero,
+}
+
+/// The cloud takes the reserve's instance back.
+async fn notice(serving: &Serving, at: At) -> Result<Report> {
+    let name = if at == At::Once { "notice" } else { "notice-zero" };
+    let site = Site::deploy(serving, name, Rest::Reserve).await;
+    let state = site.until_at_rest().await?;
+    let pod = state.attached.first().context("a reserve is attached")?;
+    serving.cluster.announce(pod, "interruption", 120).await;
+    if at == At::Zero {
+        let other = |state: &State| state.attached.len() == 1 && state.attached[0].metadata.uid != pod.metadata.uid;
+        site.until("on another reserve", other).await?;
+    }
+    let load = Load::start(&site.target, "/", PER_SECOND);
+    site.until_standing().await?;
     Ok(load.stop().await)
 }

@@ -59,15 +59,20 @@ impl Report {
             println!("{:<34} {:>9} {:>9} {:>9}", "", "p50", "p99", "slowest");
             for (name, times) in [
                 ("to a warm Pod", &first.warm),
+                ("to a warm Pod, another scales up", &first.beside),
                 ("at zero, with a reserve", &first.reserve),
                 ("at zero, without", &first.nothing),
             ] {
                 let times = Times::of(times);
                 println!("{name:<34} {:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most);
             }
-            let ratio = Times::of(&first.reserve).p99 / Times::of(&first.warm).p99;
+            let over = |base: &[Duration]| Times::of(&first.reserve).p99 / Times::of(base).p99;
             let (by, all) = (first.by_reserve, first.reserve.len());
-            println!("reserve's p99 over warm's: {ratio:.2}; answered by the reserve: {by} of {all}");
+            println!(
+                "reserve's p99 over warm's: {:.2}, while another scales up: {:.2}; answered by the reserve: {by} of {all}",
+                over(&first.warm),
+                over(&first.beside)
+            );
             if first.noisy > 0 {
                 println!("the machine was busy with something else before {} tries", first.noisy);
             }
@@ -109,6 +114,7 @@ impl Report {
         let first = self.first.as_ref().map(|first| {
             json!({
                 "warm": Times::of(&first.warm).json(),
+                "warmBesideScaleUp": Times::of(&first.beside).json(),
                 "reserve": Times::of(&first.reserve).json(),
                 "nothing": Times::of(&first.nothing).json(),
                 "answeredByReserve": first.by_reserve,
