@@ -1,7 +1,7 @@
 //! Scaled to zero on a reserve, and back.
 
 use crate::{
-    net::{Load, burst},
+    net::{Load, Target, burst},
     reserving::*,
     serving::*,
     support::*,
@@ -411,6 +411,36 @@ async fn the_hold_gives_back_what_the_user_wrote() {
     let annotations = serving.get(Kind::Revision, &revision).await["metadata"]["annotations"].clone();
     assert_eq!(annotations[RETENTION], "3s");
     assert!(annotations.as_object().is_some_and(|all| all.keys().all(|key| !key.contains("retention-before"))));
+}
+
+#[tokio::test]
+async fn the_cpu_credits_of_a_reserve_are_told_by_its_name() {
+    let serving = Serving::new("credits").await;
+    let revision = serving.deploy(&reserved(ksvc("steady", json!({})))).await;
+    let reserve = serving.until_on_reserve(&revision).await;
+    let metrics = Target { address: ([127, 0, 0, 1], 10280).into(), host: "provider".to_owned(), headers: Vec::new() };
+    let of = format!("pilotlight_reserve_cpu_credits{{namespace=\"{}\",pod=\"{reserve}\",kind=", serving.name);
+    let told = async {
+        loop {
+            let text = metrics.get("/metrics").await.text();
+            let lines: Vec<String> =
+                text.lines().filter_map(|line| line.strip_prefix(&of).map(str::to_owned)).collect();
+            if !lines.is_empty() {
+                break lines;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+    };
+    let lines = tokio::time::timeout(PATIENCE, told).await.expect("it is read once a minute");
+    let credits = |kind: &str| {
+        let line =
+            lines.iter().find_map(|line| line.strip_prefix(&format!("\"{kind}\"}} "))).expect("each kind is told");
+        line.parse::<f64>().expect("a number")
+    };
+    // A t3.micro earns twelve an hour; what its start took may still be borrowed.
+    let sum = credits("balance") - credits("surplus");
+    assert!(sum != 0.0 && sum.abs() < 12.0, "{lines:?}");
+    assert!(credits("charged") < f64::EPSILON, "{lines:?}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! - [`lifecycle`]: one Pod's life: what its agent should do, when its object and instance go.
 //! - [`handover`]: how what backs a Pod is changed without losing a request, and which Pods may.
 //! - [`reserve`]: when what is scaled to zero has a warm copy that answers, and when not.
+//! - [`credits`]: the CPU credits of a burstable instance, modelled.
 //! - [`purchase`]: what to buy for a Pod by the cost policy, and why.
 //! - [`status`]: what the API server should say of a Pod.
 //! - [`desired`]: a Pod with every reference resolved, as its agent gets it.
@@ -19,6 +20,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod containers;
+pub mod credits;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -10,6 +10,7 @@
 
 pub mod cli;
 mod cloud;
+mod credits;
 mod gateway;
 mod http;
 mod leading;

@@ -31,17 +31,22 @@ impl Usage for PodUsage {
     }
 }
 
+/// None: its agent did not answer in time.
+pub async fn stats(link: &dyn AgentLink, instance: &InstanceId) -> Option<PodStats> {
+    let answer = async {
+        let (TunnelHead::Open, stream) = link.open_tunnel(instance, TunnelRequest::Stats).await.ok()? else {
+            return None;
+        };
+        let mut bytes = Vec::new();
+        stream.take(MOST_BYTES).read_to_end(&mut bytes).await.ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    timeout(PATIENCE, answer).await.ok()?
+}
+
 impl PodUsage {
     async fn ask(&self, instance: InstanceId) -> Option<u64> {
-        let answer = async {
-            let (TunnelHead::Open, stream) = self.link.open_tunnel(&instance, TunnelRequest::Stats).await.ok()? else {
-                return None;
-            };
-            let mut bytes = Vec::new();
-            stream.take(MOST_BYTES).read_to_end(&mut bytes).await.ok()?;
-            serde_json::from_slice::<PodStats>(&bytes).ok()
-        };
-        let stats = timeout(PATIENCE, answer).await.ok()??;
+        let stats = stats(&*self.link, &instance).await?;
         let users = stats.containers.iter().filter(|container| container.name != "queue-proxy");
         Some(users.map(|container| container.memory_working_set_bytes).sum()).filter(|bytes| *bytes > 0)
     }

@@ -4,7 +4,9 @@
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
 use super::{
-    cloud, http, leading,
+    cloud,
+    credits::Credits,
+    http, leading,
     node_identity::{node_identity, until_renewal},
     node_pods::NodePods,
     pod_usage::PodUsage,
@@ -196,6 +198,13 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
     );
     spawn(&mut tasks, "the reconciler", engine.run(cancel.clone()));
     let usage = PodUsage { directory: directory.clone(), link: Arc::clone(&link) };
+    let credits = Credits {
+        directory: directory.clone(),
+        link: Arc::clone(&link),
+        buying: buying.clone(),
+        metrics: metrics.clone(),
+    };
+    spawn(&mut tasks, "the accounts of CPU credits", credits.run(cancel.clone()));
     let reserves =
         reserve::Config { client: provider.clone(), buying, usage: Arc::new(usage), metrics: metrics.clone() };
     spawn(&mut tasks, "the reserves", reserve::run(reserves, cancel.clone()));

@@ -8,13 +8,14 @@ mod money;
 
 pub use money::Cost;
 
+use crate::model::ObjectName;
 use money::Money;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 use tracing_subscriber::{EnvFilter, prelude::*};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -57,6 +58,13 @@ struct ReserveState {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReserveCredits {
+    namespace: String,
+    pod: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Handover {
     cause: String,
     outcome: String,
@@ -81,6 +89,7 @@ pub struct Metrics {
     registrations_refused: Family<Refusal, Counter>,
     connections_refused: Family<Refusal, Counter>,
     reserves: Family<ReserveState, Gauge>,
+    reserve_credits: Family<ReserveCredits, Gauge<f64, AtomicU64>>,
     handovers: Family<Handover, Counter>,
     handover_seconds: Histogram,
 }
@@ -134,6 +143,13 @@ impl Default for Metrics {
         );
         let reserves = Family::<ReserveState, Gauge>::default();
         registry.register("reserve_revisions", "Revisions by where their reserve stands", reserves.clone());
+        let reserve_credits = Family::<ReserveCredits, Gauge<f64, AtomicU64>>::default();
+        registry.register(
+            "reserve_cpu_credits",
+            "CPU credits of reserves on burstable instances, modelled of what their containers used by the catalog's \
+             baseline and EC2's rules; the cloud's own figures may differ",
+            reserve_credits.clone(),
+        );
         let handovers = Family::<Handover, Counter>::default();
         registry.register(
             "handovers",
@@ -163,6 +179,7 @@ impl Default for Metrics {
             registrations_refused,
             connections_refused,
             reserves,
+            reserve_credits,
             handovers,
             handover_seconds,
         }
@@ -231,6 +248,17 @@ impl Metrics {
         }
         if states.is_empty() {
             self.reserves.clear();
+        }
+    }
+
+    /// The modelled CPU credits of all reserves that have any.
+    pub fn reserve_credits(&self, accounts: impl Iterator<Item = (ObjectName, [(&'static str, f64); 3])>) {
+        self.reserve_credits.clear();
+        for (name, kinds) in accounts {
+            for (kind, credits) in kinds {
+                let labels = ReserveCredits { namespace: name.namespace.clone(), pod: name.name.clone(), kind };
+                self.reserve_credits.get_or_create(&labels).set(credits);
+            }
         }
     }
 
