@@ -40,21 +40,50 @@ fn the_shipped_files_are_accepted() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("is valid"));
 }
 
-#[test]
-fn the_shipped_file_for_ec2_is_accepted_or_refused_for_want_of_support_alone() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config/provider-ec2.yaml");
+/// What is for EC2 alone: fine where it is built in, and else refused for the want of that.
+fn fit_for_ec2(file: &Path, refused_by: &[&str]) {
     let file = file.display().to_string();
     let output = pilotlight(&["check", "--config", &file]);
     if cfg!(feature = "ec2") {
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     } else {
-        for command in ["check", "node"] {
+        for command in refused_by {
             let output = pilotlight(&[command, "--config", &file]);
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{text}");
             assert!(text.contains("cloud.ec2") && text.contains("--features ec2"), "{text}");
         }
     }
+}
+
+#[test]
+fn the_shipped_file_for_ec2_is_accepted_or_refused_for_want_of_support_alone() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config/provider-ec2.yaml");
+    fit_for_ec2(&file, &["check", "node"]);
+}
+
+#[test]
+fn the_eks_overlays_files_are_valid_together_as_its_pod_has_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().expect("a directory");
+    for (from, to) in [
+        ("manifests/overlays/eks/provider.yaml", "provider.yaml"),
+        ("manifests/overlays/eks/cost-policy.yaml", "cost-policy.yaml"),
+        // provider-config/Kustomization.
+        ("provider-config/catalog-ec2.yaml", "catalog.yaml"),
+    ] {
+        fs::copy(root.join(from), dir.path().join(to)).expect("copied");
+    }
+    let provider = dir.path().join("provider.yaml");
+    // `node` would miss what a Pod is told of itself.
+    fit_for_ec2(&provider, &["check"]);
+    let text = fs::read_to_string(&provider).expect("read");
+    let broken = text.replacen("securityGroups: [sg-", "securityGroups: [group-", 1);
+    assert_ne!(broken, text);
+    fs::write(&provider, broken).expect("written");
+    let output = pilotlight(&["check", "--config", &provider.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("cloud.ec2.securityGroups"), "{said}");
 }
 
 #[test]
