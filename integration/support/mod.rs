@@ -94,12 +94,17 @@ impl Cluster {
     }
 
     pub fn provider_log(&self) -> PathBuf {
-        self.state.join("provider/provider.log")
+        self.provider_dir().join("provider.log")
+    }
+
+    /// The provider's own configuration and state.
+    pub fn provider_dir(&self) -> PathBuf {
+        self.state.join("provider")
     }
 
     /// What the local cloud keeps of an instance.
     pub fn instance_dir(&self, instance: &str) -> PathBuf {
-        self.state.join("provider/state/instances").join(&self.name).join(instance)
+        self.provider_dir().join("state/instances").join(&self.name).join(instance)
     }
 
     /// Tells the instance behind a Pod of its end, as its cloud would. `what`: interruption, ...

@@ -1,0 +1,136 @@
+//! What EC2 sells, and at what price, is found out while the provider runs.
+
+use super::standin::{Scripted, metrics, script, until};
+use super::support::*;
+use super::{alone, gone, of_class, provider};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use serde_json::{Value, json};
+use std::{fs, path::PathBuf, process::Command};
+
+/// Needs more CPU than any type of the catalog has.
+fn large(name: &str, class: &str, cpu: &str, memory: &str) -> Value {
+    let requests = json!({ "resources": { "requests": { "cpu": cpu, "memory": memory } } });
+    let mut pod = of_class(name, class);
+    let container = pod["spec"]["containers"][0].take();
+    pod["spec"]["containers"][0] = with(container, requests);
+    pod
+}
+
+/// A counter's or gauge's value in the metrics' text.
+fn sample(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+fn refreshes(kind: &str, result: &str) -> f64 {
+    let name = format!("pilotlight_refreshes_total{{kind=\"{kind}\",result=\"{result}\"}}");
+    sample(&metrics(), &name).unwrap_or(0.)
+}
+
+#[tokio::test]
+async fn a_type_that_the_policy_names_and_the_catalog_lacks_is_bought_at_ec2s_price() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-joins").await;
+    space.apply(&large("large", "larger", "3", "1Gi")).await;
+    let pod = space.until_running("large").await;
+    // Of the price list; the catalog's price of its small sister is 0.2.
+    assert_eq!(
+        (annotation(&pod, "instance-type"), annotation(&pod, "hourly-price")),
+        ("c6i.xlarge".to_owned(), "0.17".to_owned())
+    );
+    space.apply(&of_class("small", "larger")).await;
+    let pod = space.until_running("small").await;
+    assert_eq!(
+        (annotation(&pod, "instance-type"), annotation(&pod, "hourly-price")),
+        ("c6i.large".to_owned(), "0.085".to_owned())
+    );
+    let text = metrics();
+    for kind in ["on-demand", "spot"] {
+        let name = format!("pilotlight_prices_timestamp_seconds{{kind=\"{kind}\",source=\"EC2\"}}");
+        assert!(sample(&text, &name).is_some(), "{name} is not in\n{text}");
+    }
+    let nodes = Api::<Node>::all(space.client.clone());
+    let told = kube::runtime::wait::await_condition(nodes, "pilotlight-us-east-1a", |node: Option<&Node>| {
+        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        conditions.into_iter().any(|condition| {
+            condition.type_ == "pilotlight.dev/PricesRefreshed"
+                && condition.status == "True"
+                && condition.message.is_some_and(|text| text.matches("from EC2").count() == 2)
+        })
+    });
+    assert!(tokio::time::timeout(PATIENCE, told).await.is_ok(), "the node does not say of when the prices are");
+    let mut status = Command::new(env!("CARGO_BIN_EXE_pilotlight"));
+    let status = status.arg("status").env("KUBECONFIG", space.cluster.kubeconfig()).output().expect("it can be run");
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("Prices: on demand: ") && status.contains("from EC2"), "{status}");
+    gone(&space, &["large", "small"]).await;
+}
+
+/// The catalog as it was, at the end.
+struct Catalog {
+    file: PathBuf,
+    before: String,
+}
+
+impl Catalog {
+    fn of_the_provider() -> Self {
+        let file = Cluster::get().provider_dir().join("catalog.yaml");
+        let before = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Self { file, before }
+    }
+
+    fn add(&self, line: &str) {
+        fs::write(&self.file, format!("{}{line}\n", self.before)).expect("written");
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.file, &self.before) {
+            eprintln!("{}: {error}", self.file.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_an_edit_of_the_catalog_adds_is_bought_without_a_restart() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-edit").await;
+    space.apply(&large("edited", "burstable", "500m", "3Gi")).await;
+    space.until_event("edited", "NoInstanceTypeFits", |_| true).await;
+    let catalog = Catalog::of_the_provider();
+    catalog.add(
+        "  - {name: t3.medium, cpu: 2, memory: 4Gi, price: \"0.0416\", burst: {baselinePercent: 20, surplus: \"0.05\"}}",
+    );
+    let pod = space.until_running("edited").await;
+    assert_eq!(annotation(&pod, "instance-type"), "t3.medium");
+    gone(&space, &["edited"]).await;
+}
+
+#[tokio::test]
+async fn an_account_that_may_not_ask_for_prices_is_served_by_the_files_and_it_is_counted() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-unpriced").await;
+    let denied = |action: &str| format!(r#"{{"action": "{action}", "code": "UnauthorizedOperation"}}"#);
+    let questions =
+        ["DescribeInstanceTypes", "DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory", "GetProducts"];
+    let _script = Scripted::new(&format!(r#"{{"faults": [{}]}}"#, questions.map(denied).join(", ")));
+    provider(&["kill"]);
+    provider(&["up", "--ec2"]);
+    for kind in ["types", "zones", "on-demand", "spot"] {
+        until("it is refused", || refreshes(kind, "denied") == 1.).await;
+        assert_eq!(refreshes(kind, "told"), 0., "{kind}");
+    }
+    space.apply(&of_class("by-file", "larger")).await;
+    let pod = space.until_running("by-file").await;
+    assert_eq!(
+        (annotation(&pod, "instance-type"), annotation(&pod, "hourly-price")),
+        ("c6i.large".to_owned(), "0.2".to_owned()),
+        "the catalog's price"
+    );
+    gone(&space, &["by-file"]).await;
+    script("{}");
+    provider(&["kill"]);
+    provider(&["up", "--ec2"]);
+    until("it is told again", || refreshes("on-demand", "told") == 1.).await;
+}

@@ -1,0 +1,77 @@
+//! What EC2 announces to an instance by its metadata service: read by the agent there, acted on by the provider.
+
+use super::standin::{announce, instances, until};
+use super::support::*;
+use super::{alone, gone, of_class};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use serde_json::{Value, json};
+
+/// Ready as soon as it runs; it may run twice.
+async fn deployed(space: &Space, class: &str) -> String {
+    let annotations = of_class("x", class)["metadata"]["annotations"].clone();
+    let template = with(template("web", spec(&[idle()])), json!({ "metadata": { "annotations": annotations } }));
+    space
+        .apply(&json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+            "spec": { "replicas": 1, "selector": selector("web"), "template": template },
+        }))
+        .await;
+    let available = |d: Option<&Deployment>| d.and_then(|d| d.status.as_ref()?.available_replicas) == Some(1);
+    space.until::<Deployment>("web", "is available", available).await;
+    space.pods_of("web").await.remove(0).metadata.name.expect("named")
+}
+
+fn reason(pod: &Pod, kind: &str) -> Option<String> {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().find(|c| c.type_ == kind)?.reason.clone()
+}
+
+/// Each as the metadata service has it, and what the Pod's events call it. All leave more time than a move takes: that
+/// the old instance ends is the provider's doing.
+fn announcements() -> [(Value, &'static str); 3] {
+    let (now, soon) = (Timestamp::now(), Timestamp::now() + SignedDuration::from_mins(10));
+    let time = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let not_before = soon.strftime("%d %b %Y %H:%M:%S GMT").to_string();
+    let event = json!({
+        "NotBefore": not_before, "Code": "instance-retirement", "Description": "The instance is on degraded hardware",
+        "EventId": "instance-event-0d59937288b749b32", "State": "active",
+    });
+    [
+        (json!({ "rebalance": { "noticeTime": time(now) } }), "SpotRebalanceRecommendation"),
+        (json!({ "spotAction": { "action": "terminate", "time": time(soon) } }), "SpotInterrupted"),
+        (json!({ "maintenance": [event] }), "ScheduledEvent"),
+    ]
+}
+
+#[tokio::test]
+async fn what_ec2_announces_to_an_instance_moves_its_pod_to_another_first_and_ends_it_then() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-notices").await;
+    let name = deployed(&space, "spot").await;
+    let mut pod = space.until_running(&name).await;
+    for (told, event) in announcements() {
+        let (old, uid) = (annotation(&pod, "instance-id"), pod.metadata.uid.clone());
+        assert_eq!(instances()[&old].0, "running");
+        announce(&old, &told.to_string());
+        space.until_event(&name, event, |_| true).await;
+        let moved = |pod: &Pod| {
+            annotation(pod, "instance-id") != old
+                && reason(pod, "pilotlight.dev/Handover").as_deref() == Some("Completed")
+                && !condition(pod, "pilotlight.dev/Handover")
+        };
+        pod = space.until_pod(&name, "is on another instance", moved).await;
+        assert_eq!(pod.metadata.uid, uid, "it is the same Pod");
+        assert!(phase(&pod) == "Running" && condition(&pod, "Ready"));
+        for step in ["HandoverSwitched", "HandoverCompleted"] {
+            space.until_event(&name, step, |message| message.contains(&old)).await;
+        }
+        until("the old instance is terminated", || {
+            let (state, _, machine) = &instances()[&old];
+            state == "terminated" && machine == "Gone"
+        })
+        .await;
+    }
+    space.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await;
+    gone(&space, &[&name]).await;
+}
