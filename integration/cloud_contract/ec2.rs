@@ -5,6 +5,7 @@ use super::{
     support::{Machines, StandIn, field, fields},
     until,
 };
+use aws_config::SdkConfig;
 use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
 use jiff::SignedDuration;
 use pilotlight::{
@@ -17,7 +18,7 @@ use pilotlight::{
     },
     decide::purchase::policy::Architecture,
     model::{Allocation, HourlyPrice, InstanceState, LaunchRequest, Offer, Purchase},
-    ports::{Cloud, CloudError},
+    ports::{Cloud, CloudError, Vendor, VendorError},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
@@ -46,6 +47,7 @@ impl Ec2 {
             cluster: "contract".to_owned(),
             region: text(&facts["region"]),
             endpoint_url: Some(standin.url()),
+            price_list_endpoint_url: Some(standin.url()),
             subnets: subnets.iter().map(|(zone, id)| (zone.clone(), vec![text(id)])).collect(),
             security_groups: vec![text(&facts["securityGroup"])],
             images: [(Architecture::Amd64, text(&facts["image"]))].into(),
@@ -60,6 +62,7 @@ impl Ec2 {
             per_call: 100,
             journal_dir: standin.dir().join("launches"),
             sweep_every: Duration::from_secs(1),
+            template_idle: Duration::from_secs(3600),
         };
         let cancel = CancellationToken::new();
         let mut place = Self { cloud: None, config, runtime: Runtime::new().unwrap(), cancel, standin };
@@ -67,13 +70,15 @@ impl Ec2 {
         place
     }
 
+    async fn shared(&self) -> SdkConfig {
+        let credentials = Credentials::new("standin", "standin", None, None, "the test");
+        let credentials = SharedCredentialsProvider::new(credentials);
+        sdk_config(&self.config.region).credentials_provider(credentials).load().await
+    }
+
     fn make(&self, config: Ec2Config) -> Ec2Cloud {
         self.runtime.block_on(async {
-            let credentials = Credentials::new("standin", "standin", None, None, "the test");
-            let shared = sdk_config(&config.region)
-                .credentials_provider(SharedCredentialsProvider::new(credentials))
-                .load()
-                .await;
+            let shared = self.shared().await;
             let sts = StsClient::at(config.endpoint_url.as_ref().unwrap()).unwrap();
             let (ledger, writer) =
                 Ledger::new(FileStore::new(config.journal_dir.with_extension("claims")), self.cancel.clone());
@@ -368,6 +373,89 @@ fn what_was_left_behind_is_found_twice_and_ended_and_what_is_in_use_or_of_others
     let templates = fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
     assert_eq!(templates, used);
     assert!(place.describe().contains_key(&launched.records[0].id));
+}
+
+#[test]
+fn a_stopped_instance_is_terminated() {
+    let place = Ec2::new("stopped");
+    let launched = place.launch(&place.offers("two", 2, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let [stopped, runs] = [0, 1].map(|n| launched.records[n].id.clone());
+    place.describe();
+    assert_eq!(place.standin.api(&format!("Action=StopInstances&InstanceId.1={stopped}")).status, 200);
+    until("it is terminated", || place.describe().get(&stopped).is_some_and(|r| r.state == InstanceState::Terminated));
+    assert_eq!(place.describe()[&runs].state, InstanceState::Running, "the other one runs on");
+}
+
+#[test]
+fn a_launch_template_that_no_launch_uses_is_deleted_and_made_anew_for_the_next() {
+    let mut place = Ec2::new("idle");
+    place.config.template_idle = Duration::from_secs(2);
+    place.restart();
+    let templates =
+        |place: &Ec2| fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    for round in 1..=2 {
+        let wanted = place.offers(&format!("round-{round}"), 1, &[("t3.micro", Purchase::Burstable)]);
+        let launched = place.launch(&wanted).unwrap();
+        assert_eq!(place.calls("CreateLaunchTemplate"), round);
+        place.terminate(&[launched.records[0].id.clone()]).unwrap();
+        until("nothing is left", || templates(&place).is_empty());
+    }
+}
+
+#[test]
+fn what_ec2_sells_is_asked_for_page_by_page_and_a_refusal_is_told_apart_from_a_failure() {
+    let place = Ec2::new("vendor");
+    let vendor = place.runtime.block_on(async { place.cloud.as_ref().unwrap().vendor(&place.shared().await) }).unwrap();
+    let text = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    let run = &place.runtime;
+
+    // More than a page has: of all that moto knows.
+    let types = run.block_on(vendor.types(&text(&["c*", "m*", "t3.micro"]))).unwrap();
+    let of = |name: &str| types.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name} is not told"));
+    assert!(types.len() > 100 && place.calls("DescribeInstanceTypes") > 1, "{}", types.len());
+    assert_eq!(
+        (of("c6i.large").vcpus, of("c6i.large").memory_mib, of("c6i.large").burstable),
+        (Some(2), Some(4096), false)
+    );
+    assert!(of("t3.micro").burstable && of("m7g.large").architectures == ["arm64"]);
+    assert!(!types.iter().any(|t| t.name.contains("metal") || t.name.starts_with("r")));
+    let mut names: Vec<&str> = types.iter().map(|t| t.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), types.len(), "each once");
+
+    let zones = text(&["us-east-1a", "us-east-1b"]);
+    let sold = run.block_on(vendor.zones(&zones)).unwrap();
+    assert!(sold.len() > 1000 && sold.iter().all(|s| zones.contains(&s.zone)), "{}", sold.len());
+
+    place
+        .standin
+        .script(r#"{"prices": {"spot:c6i.large:us-east-1b": "0.0123", "on-demand:m6i.large:*": "0.0990000000"}}"#);
+    let listed = run.block_on(vendor.on_demand()).unwrap();
+    let price = |name: &str| listed.iter().find(|p| p.instance_type == name).map(|p| p.price.as_str());
+    assert_eq!((price("c6i.large"), price("m6i.large")), (Some("0.0850000000"), Some("0.0990000000")));
+    let spot = run.block_on(vendor.spot(&text(&["c6i.large", "m6i.large"]), &zones)).unwrap();
+    let pools: Vec<_> = spot.iter().map(|p| (p.instance_type.as_str(), p.zone.as_str(), p.product.as_str())).collect();
+    assert_eq!(pools.len(), 4, "{pools:?}");
+    assert!(pools.iter().all(|(.., product)| *product == "Linux/UNIX"));
+    assert!(spot.iter().any(|p| p.price == "0.0123" && p.zone == "us-east-1b"));
+
+    for (code, denied) in [("UnauthorizedOperation", true), ("AccessDeniedException", true), ("InternalError", false)] {
+        place.standin.script(&format!(r#"{{"faults": [{{"action": "*", "code": "{code}"}}]}}"#));
+        let answers = run.block_on(async {
+            [
+                vendor.types(&text(&["c6i.*"])).await.err(),
+                vendor.zones(&zones).await.err(),
+                vendor.on_demand().await.err(),
+                vendor.spot(&text(&["c6i.large"]), &zones).await.err(),
+            ]
+        });
+        for answer in answers {
+            let answer = answer.unwrap();
+            assert_eq!(matches!(answer, VendorError::Denied(_)), denied, "{code}: {answer}");
+            assert!(answer.to_string().contains(code), "{answer}");
+        }
+    }
 }
 
 #[test]

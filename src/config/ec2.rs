@@ -14,6 +14,9 @@ pub struct Ec2Settings {
     pub endpoint_url: Option<String>,
     /// None: the region's own.
     pub sts_endpoint_url: Option<String>,
+    /// None: the one that serves the region; or none is asked, where `endpoint_url` names a stand-in.
+    pub price_list_endpoint_url: Option<String>,
+    pub refresh: RefreshEvery,
     /// None: instances of any account are taken, if they are in the list.
     pub account: Option<String>,
     /// The region's certificate: with it, the identity document is a proof too.
@@ -32,6 +35,17 @@ pub struct Ec2Settings {
     /// How many instances one launch call is for at most.
     pub per_call: u32,
 }
+
+/// How often EC2 is asked what it sells. None: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshEvery {
+    pub types: Option<SignedDuration>,
+    pub price_list: Option<SignedDuration>,
+    pub spot_prices: Option<SignedDuration>,
+}
+
+/// EC2 changes none of it more often, and the calls are the account's.
+const SHORTEST_REFRESH: SignedDuration = SignedDuration::from_mins(1);
 
 /// AWS, "Tag restrictions"; the keys are ours alone, or AWS's.
 const LONGEST_KEY: usize = 128;
@@ -53,7 +67,11 @@ pub(super) fn settings(
     raw: raw::Ec2,
 ) -> Result<Ec2Settings, ConfigError> {
     let key = |name: &str| format!("cloud.ec2.{name}");
-    for (name, url) in [("endpointURL", &raw.endpoint_url), ("stsEndpointURL", &raw.sts_endpoint_url)] {
+    for (name, url) in [
+        ("endpointURL", &raw.endpoint_url),
+        ("stsEndpointURL", &raw.sts_endpoint_url),
+        ("priceListEndpointURL", &raw.price_list_endpoint_url),
+    ] {
         let Some(url) = url else { continue };
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         if host.is_none_or(|host| host.is_empty() || host.contains([' ', '@'])) {
@@ -139,6 +157,12 @@ pub(super) fn settings(
     Ok(Ec2Settings {
         endpoint_url: raw.endpoint_url,
         sts_endpoint_url: raw.sts_endpoint_url,
+        price_list_endpoint_url: raw.price_list_endpoint_url,
+        refresh: RefreshEvery {
+            types: every(check, "types", &raw.refresh.types)?,
+            price_list: every(check, "priceList", &raw.refresh.price_list)?,
+            spot_prices: every(check, "spotPrices", &raw.refresh.spot_prices)?,
+        },
         account: raw.account,
         identity_certificate: raw.identity_certificate.map(|path| base.join(path)),
         subnets: raw.subnets,
@@ -152,6 +176,19 @@ pub(super) fn settings(
         batch_window,
         per_call,
     })
+}
+
+/// An interval of `cloud.ec2.refresh`.
+fn every(check: &Checker, name: &str, text: &str) -> Result<Option<SignedDuration>, ConfigError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let key = format!("cloud.ec2.refresh.{name}");
+    let wait = check.duration(&key, text)?;
+    if wait < SHORTEST_REFRESH {
+        return Err(check.error(key, format!("{text:?}: expected at least 1m, or off")));
+    }
+    Ok(Some(wait))
 }
 
 /// AWS's ids: a prefix, and eight or seventeen hexadecimal digits.
@@ -230,6 +267,15 @@ mod tests {
             ("team: platform", "AWS:x: y", "cloud.ec2.tags", "not to be set"),
             ("# endpointURL: http://10.70.0.1:15000", "endpointURL: 10.70.0.1", "cloud.ec2.endpointURL", "URL"),
             ("# stsEndpointURL: http://10.70.0.1:15000", "stsEndpointURL: ftp://x", "cloud.ec2.stsEndpointURL", "URL"),
+            (
+                "# priceListEndpointURL: http://10.70.0.1:15000",
+                "priceListEndpointURL: price list",
+                "cloud.ec2.priceListEndpointURL",
+                "URL",
+            ),
+            ("spotPrices: 10m", "spotPrices: 10s", "cloud.ec2.refresh.spotPrices", "at least 1m, or off"),
+            ("types: 12h", "types: never", "cloud.ec2.refresh.types", "duration"),
+            ("priceList: 12h", "prices: 12h", "cloud.ec2.refresh.prices", "unknown field"),
             ("# account: ", "account: '12' # ", "cloud.ec2.account", "twelve digits"),
             (
                 "# insecureRegistries: [\"10.70.0.1:5000\"]",

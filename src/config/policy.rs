@@ -15,14 +15,11 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
-use crate::decide::purchase::{Catalog, Policy};
+use crate::decide::purchase::{Catalog, Market, Policy};
 use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use serde::de::DeserializeOwned;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
@@ -43,30 +40,28 @@ pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Policy, P
     build::policy(&check, check.parse()?, catalog)
 }
 
-pub fn load_catalog(file: &Path) -> Result<Catalog, PolicyError> {
-    let text = read(file)?;
-    let check = Checker { file, text: &text };
-    market::catalog(&check, check.parse()?, None)
-}
-
-/// A provider's catalog: without a region and zones of its own it is about the provider's. Zones of nodes
-/// that it does not have are refused: nothing could ever be bought there.
-pub fn load_catalog_for(file: &Path, region: &str, zones: &[String]) -> Result<Catalog, PolicyError> {
-    let text = read(file)?;
-    let check = Checker { file, text: &text };
-    let catalog = market::catalog(&check, check.parse()?, Some((region, zones)))?;
-    if let Some(zone) = zones.iter().find(|zone| !catalog.zones.contains(zone)) {
+/// What can be bought by the files: a catalog, and a price list over it. `home` is the provider's region and zones: a
+/// catalog without its own is about these, and one that lacks a zone of a node's is refused: nothing could ever be
+/// bought there.
+pub fn load_market(
+    catalog: &Path,
+    home: Option<(&str, &[String])>,
+    prices: Option<&Path>,
+) -> Result<Market, PolicyError> {
+    let text = read(catalog)?;
+    let check = Checker { file: catalog, text: &text };
+    let mut market = market::catalog(&check, check.parse()?, home)?;
+    let (_, nodes) = home.unwrap_or_default();
+    if let Some(zone) = nodes.iter().find(|zone| !market.catalog.zones.contains(zone)) {
         let problem = format!("has no zone {zone:?}, in which there is a node");
         return Err(check.error("zones", problem));
     }
-    Ok(catalog)
-}
-
-/// Spot prices by type and zone. On-demand prices of the list go into the catalog.
-pub fn load_prices(file: &Path, catalog: &mut Catalog) -> Result<BTreeMap<(String, String), HourlyPrice>, PolicyError> {
-    let text = read(file)?;
-    let check = Checker { file, text: &text };
-    market::prices(&check, check.parse()?, catalog)
+    if let Some(file) = prices {
+        let text = read(file)?;
+        let check = Checker { file, text: &text };
+        market::prices(&check, check.parse()?, &mut market)?;
+    }
+    Ok(market)
 }
 
 /// The parser's message without ` at line 2, column 5`: the line stands in front already.

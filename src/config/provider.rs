@@ -13,7 +13,7 @@ use crate::decide::purchase::{Buying, Market};
 use crate::model::{InstanceType, NodeName, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -151,17 +151,15 @@ impl ProviderConfig {
         }
         let zone_names: Vec<String> = nodes.iter().map(|node| node.zone.clone()).collect();
         let mut files = vec![file.to_owned(), base.join(&raw.catalog)];
-        let mut catalog = policy::load_catalog_for(&files[1], &raw.region, &zone_names)?;
-        let mut spot = BTreeMap::new();
-        if let Some(prices) = &raw.prices {
-            files.push(base.join(prices));
-            spot = policy::load_prices(&base.join(prices), &mut catalog)?;
-        }
+        files.extend(raw.prices.as_ref().map(|prices| base.join(prices)));
+        let mut market =
+            policy::load_market(&files[1], Some((&raw.region, &zone_names)), files.get(2).map(PathBuf::as_path))?;
+        let catalog = &mut market.catalog;
         let registration = check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?;
         let mut policy = match &raw.cost_policy {
             Some(path) => {
                 files.push(base.join(path));
-                policy::load_policy(&base.join(path), &catalog)?
+                policy::load_policy(&base.join(path), catalog)?
             }
             None => plain::policy(
                 check.cpu("defaults.cpu", &raw.defaults.cpu)?,
@@ -224,10 +222,8 @@ impl ProviderConfig {
             buying: Arc::new(Buying {
                 policy,
                 market: Market {
-                    catalog,
-                    spot,
                     reserved_memory_bytes: check.bytes("defaults.reservedMemory", &raw.defaults.reserved_memory)?,
-                    ..Market::default()
+                    ..market
                 },
             }),
             files,

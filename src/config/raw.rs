@@ -156,6 +156,10 @@ pub struct Ec2 {
     pub endpoint_url: Option<String>,
     #[serde(rename = "stsEndpointURL")]
     pub sts_endpoint_url: Option<String>,
+    #[serde(rename = "priceListEndpointURL")]
+    pub price_list_endpoint_url: Option<String>,
+    #[serde(default)]
+    pub refresh: Refresh,
     /// Twelve digits.
     pub account: Option<String>,
     pub identity_certificate: Option<PathBuf>,
@@ -189,6 +193,23 @@ pub struct Launches {
 impl Default for Launches {
     fn default() -> Self {
         Self { idle: "100ms".to_owned(), longest: "2s".to_owned(), per_call: 100 }
+    }
+}
+
+/// How often EC2 is asked what it sells. `off`: never.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Refresh {
+    /// Sizes, and which zone has what.
+    pub types: String,
+    /// On demand.
+    pub price_list: String,
+    pub spot_prices: String,
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self { types: "12h".to_owned(), price_list: "12h".to_owned(), spot_prices: "10m".to_owned() }
     }
 }
 

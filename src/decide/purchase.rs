@@ -11,7 +11,7 @@
 //!   types x zones ── allowed? fits? zone? ──────────────────────────> dropped: why
 //!           │
 //!           v   for each purchase step, in order (a mix puts on-demand first while the group lacks it)
-//!   quarantine, price after commitments + surplus credits, caps, limits > dropped: why
+//!   offered there? quarantine, price after commitments + surplus credits, caps, limits > dropped: why
 //!           │
 //!           ├── some left: the cheapest (or first listed) is the plan, the rest its alternatives
 //!           └── none in any step: pend, with the reason of the candidate that came nearest
@@ -32,6 +32,7 @@ mod market;
 mod narrow;
 mod planner;
 pub mod policy;
+pub mod refresh;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,7 @@ pub use bill::{Running, bill};
 pub use choose::{Case, Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
-pub use market::{Burst, Buying, Catalog, Market, Quarantine, TypeSpec};
+pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Quarantine, TypeSpec};
 pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;

@@ -34,6 +34,18 @@ pub struct NodeFacts {
     pub address: IpAddr,
     pub limits: Limits,
     pub cluster: String,
+    pub prices: watch::Receiver<PriceNote>,
+}
+
+/// The condition that says of when the prices are that instances are bought by.
+pub const PRICES: &str = "pilotlight.dev/PricesRefreshed";
+
+/// Where the prices in use are from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceNote {
+    /// The cloud has told them; else they are those of the files.
+    pub refreshed: bool,
+    pub message: String,
 }
 
 /// Whether the node can take Pods, and why not.
@@ -79,6 +91,8 @@ fn object(facts: &NodeFacts) -> Node {
 }
 
 fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Timestamp) -> Value {
+    let prices = facts.prices.borrow().clone();
+    let from = if prices.refreshed { "FromCloud" } else { "FromFiles" };
     let capacity = json!({
         "cpu": format!("{}m", facts.limits.cpu_millis),
         "memory": facts.limits.memory_bytes.to_string(),
@@ -111,6 +125,7 @@ fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Times
             fine("MemoryPressure", "InstancePerPod"),
             fine("DiskPressure", "InstancePerPod"),
             fine("PIDPressure", "InstancePerPod"),
+            condition(PRICES, prices.refreshed, from, &prices.message, since, now),
         ],
     }})
 }
@@ -130,7 +145,7 @@ fn condition(kind: &str, holds: bool, reason: &str, message: &str, since: Timest
 /// Registers the node and keeps it alive until cancelled. `readiness` decides the Ready condition.
 pub async fn keep(
     client: Client,
-    facts: NodeFacts,
+    mut facts: NodeFacts,
     mut readiness: watch::Receiver<Readiness>,
     cancel: CancellationToken,
 ) -> Result<(), KubeError> {
@@ -156,6 +171,9 @@ pub async fn keep(
             () = tokio::time::sleep_until(status_due) => {
                 write_status(&nodes, &facts, &current, since).await;
                 status_due = tokio::time::Instant::now() + STATUS_EVERY;
+            }
+            Ok(()) = facts.prices.changed() => {
+                write_status(&nodes, &facts, &current, since).await;
             }
             changed = readiness.changed() => {
                 if changed.is_err() {

@@ -6,6 +6,7 @@
 //! - [`DesiredPod`]: the same Pod with everything resolved, as one agent gets it, with a generation.
 //! - [`PodReport`]: what an agent sees of it.
 //! - [`InstanceRecord`], [`InstanceType`]: what a cloud says of its machines.
+//! - [`SoldType`], [`SpotPrice`]: what a cloud says that it sells.
 //! - [`Notice`]: what a cloud announces to an instance: that it will be taken back.
 //! - [`ServicesUpdate`]: what the service proxy in an instance must know, whole or in increments.
 //! - [`bootstrap`]: how an instance proves which one it is, as far as both ends must agree on it.
@@ -24,6 +25,7 @@ mod pod;
 mod quantity;
 mod report;
 mod services;
+mod sold;
 mod tunnel;
 
 pub use desired::*;
@@ -35,4 +37,5 @@ pub use pod::*;
 pub use quantity::*;
 pub use report::*;
 pub use services::*;
+pub use sold::*;
 pub use tunnel::*;

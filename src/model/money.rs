@@ -12,6 +12,20 @@ pub struct HourlyPrice(pub u64);
 pub struct PriceError(pub String);
 
 impl HourlyPrice {
+    /// As [`str::parse`], but with any number of decimals: rounded up to a micro-dollar, so that nothing is
+    /// thought to be cheaper than it is.
+    pub fn rounded_up(text: &str) -> Result<Self, PriceError> {
+        let Some((_, rest)) = text.split_once('.').and_then(|(_, fraction)| fraction.split_at_checked(6)) else {
+            return text.parse();
+        };
+        if !rest.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(PriceError(text.to_owned()));
+        }
+        let Self(down) = text[..text.len() - rest.len()].parse()?;
+        let up = u64::from(rest.bytes().any(|b| b != b'0'));
+        down.checked_add(up).map(Self).ok_or_else(|| PriceError(text.to_owned()))
+    }
+
     /// The cost of running for `seconds`, rounded up to a micro-dollar.
     pub fn cost_of_seconds(self, seconds: u64) -> u64 {
         let product = u128::from(self.0) * u128::from(seconds);
@@ -75,6 +89,22 @@ mod tests {
             assert!(bad.parse::<HourlyPrice>().is_err(), "{bad}");
         }
         assert_eq!("0.0104".parse(), Ok(HourlyPrice(10_400)));
+    }
+
+    #[test]
+    fn finer_prices_are_rounded_up() {
+        for (text, micros) in [
+            ("0.0960000000", 96_000),
+            ("0.0000001", 1),
+            ("1.0000010", 1_000_001),
+            ("1.00000101", 1_000_002),
+            ("3", 3_000_000),
+        ] {
+            assert_eq!(HourlyPrice::rounded_up(text), Ok(HourlyPrice(micros)), "{text}");
+        }
+        for bad in ["", "-1", "1e3", ".5", "0.000000x", "0.1234567-", "99999999999999999999.1234567"] {
+            assert!(HourlyPrice::rounded_up(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

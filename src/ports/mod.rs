@@ -1,8 +1,10 @@
 //! The traits through which decisions reach the world. Adapters implement them; nothing here does I/O.
 
 mod bootstrap;
+mod vendor;
 
 pub use bootstrap::*;
+pub use vendor::*;
 
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{

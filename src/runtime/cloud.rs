@@ -1,7 +1,10 @@
 //! The cloud that the configuration names, made.
 
+use super::buying::Asked;
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, Ec2Settings, LocalConfig, ProviderConfig};
+#[cfg(feature = "ec2")]
+use crate::decide::purchase::refresh::Kind;
 use crate::gateway::Ca;
 use crate::ports::Cloud;
 use anyhow::Context;
@@ -29,14 +32,18 @@ pub(super) struct Surroundings<'a> {
 /// A task that the cloud needs, to be owned by whoever owns the cloud.
 pub(super) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-pub(super) async fn make(
-    config: &ProviderConfig,
-    around: &Surroundings<'_>,
-) -> anyhow::Result<(Arc<dyn Cloud>, Option<Task>)> {
+pub(super) struct Made {
+    pub cloud: Arc<dyn Cloud>,
+    pub task: Option<Task>,
+    /// None: the cloud sells what the catalog says.
+    pub asked: Option<Asked>,
+}
+
+pub(super) async fn make(config: &ProviderConfig, around: &Surroundings<'_>) -> anyhow::Result<Made> {
     match &config.cloud {
         CloudConfig::Local(local) => {
             let cloud = LocalCloud::new(local_cloud_config(config, local, around.ca)?).context("the local cloud")?;
-            Ok((Arc::new(cloud), None))
+            Ok(Made { cloud: Arc::new(cloud), task: None, asked: None })
         }
         CloudConfig::Ec2(settings) => ec2(config, settings, around).await,
     }
@@ -54,11 +61,7 @@ pub(super) async fn check(config: &ProviderConfig) -> anyhow::Result<bool> {
 }
 
 #[cfg(not(feature = "ec2"))]
-async fn ec2(
-    config: &ProviderConfig,
-    _: &Ec2Settings,
-    _: &Surroundings<'_>,
-) -> anyhow::Result<(Arc<dyn Cloud>, Option<Task>)> {
+async fn ec2(config: &ProviderConfig, _: &Ec2Settings, _: &Surroundings<'_>) -> anyhow::Result<Made> {
     anyhow::bail!(not_built_in(config).unwrap_or("support for EC2 is not built in"))
 }
 
@@ -68,11 +71,7 @@ async fn check_ec2(config: &ProviderConfig, _: &Ec2Settings) -> anyhow::Result<b
 }
 
 #[cfg(feature = "ec2")]
-async fn ec2(
-    config: &ProviderConfig,
-    settings: &Ec2Settings,
-    around: &Surroundings<'_>,
-) -> anyhow::Result<(Arc<dyn Cloud>, Option<Task>)> {
+async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundings<'_>) -> anyhow::Result<Made> {
     use crate::claims::{FileStore, Ledger};
     use crate::cloud::ec2::{
         Ec2Cloud,
@@ -114,7 +113,26 @@ async fn ec2(
     let attestor = Attestor::new(attest, Arc::new(sts.context("STS")?), Arc::new(ledger));
     let own = ec2_config(config, settings, around.ca.certificate_pem());
     let shared = sdk_config(&config.region).load().await;
-    Ok((Arc::new(Ec2Cloud::new(own, &shared, attestor).context("EC2")?), Some(task)))
+    let cloud = Ec2Cloud::new(own, &shared, attestor).context("EC2")?;
+    let asked = Asked {
+        vendor: Arc::new(cloud.vendor(&shared).context("EC2")?),
+        every: every(settings),
+        architectures: settings.images.keys().copied().collect(),
+    };
+    Ok(Made { cloud: Arc::new(cloud), task: Some(task), asked: Some(asked) })
+}
+
+/// How often each is asked. Beside a stand-in for EC2 AWS's own price list is not.
+#[cfg(feature = "ec2")]
+fn every(settings: &Ec2Settings) -> std::collections::BTreeMap<Kind, jiff::SignedDuration> {
+    let listed = settings.endpoint_url.is_none() || settings.price_list_endpoint_url.is_some();
+    let refresh = settings.refresh;
+    let every = |kind: Kind| match kind {
+        Kind::Types | Kind::Zones => refresh.types,
+        Kind::OnDemand => refresh.price_list.filter(|_| listed),
+        Kind::Spot => refresh.spot_prices,
+    };
+    Kind::ALL.into_iter().filter_map(|kind| Some((kind, every(kind)?))).collect()
 }
 
 #[cfg(feature = "ec2")]
@@ -123,13 +141,14 @@ async fn check_ec2(config: &ProviderConfig, settings: &Ec2Settings) -> anyhow::R
     let shared = sdk_config(&config.region).load().await;
     let all = Ec2Cloud::permissions(&ec2_config(config, settings, ""), &shared).await;
     for permission in &all {
+        let denied = if permission.needed { "DENIED" } else { "denied; the catalog's figures are used" };
         match &permission.right {
             Right::Granted => println!("{:<32} granted", permission.action),
-            Right::Denied(why) => println!("{:<32} DENIED: {why}", permission.action),
+            Right::Denied(why) => println!("{:<32} {denied}: {why}", permission.action),
             Right::Unclear(why) => println!("{:<32} not known: {why}", permission.action),
         }
     }
-    Ok(!all.iter().any(|permission| matches!(permission.right, Right::Denied(_))))
+    Ok(!all.iter().any(|permission| permission.needed && matches!(permission.right, Right::Denied(_))))
 }
 
 #[cfg(feature = "ec2")]
@@ -137,15 +156,14 @@ fn ec2_config(config: &ProviderConfig, settings: &Ec2Settings, ca_pem: &str) -> 
     use crate::cloud::ec2::config::{Ec2Config, RootVolume, TypeFacts, provider_url};
     /// Between two looks for leaks; what is seen in both is ended.
     const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
-    let types = config.buying.market.catalog.types.iter().map(|spec| {
-        let facts =
-            TypeFacts { architecture: spec.architecture, burstable: spec.burst.is_some(), on_demand: spec.on_demand };
-        (spec.name.clone(), facts)
-    });
+    /// Making one anew is two calls.
+    const TEMPLATE_IDLE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
+    let types = config.buying.market.catalog.types.iter().map(|spec| (spec.name.clone(), TypeFacts::from(spec)));
     Ec2Config {
         cluster: config.cluster.clone(),
         region: config.region.clone(),
         endpoint_url: settings.endpoint_url.clone(),
+        price_list_endpoint_url: settings.price_list_endpoint_url.clone(),
         subnets: settings.subnets.clone(),
         security_groups: settings.security_groups.clone(),
         images: settings.images.clone(),
@@ -159,6 +177,7 @@ fn ec2_config(config: &ProviderConfig, settings: &Ec2Settings, ca_pem: &str) -> 
         per_call: settings.per_call,
         journal_dir: config.state_dir.join(&config.cluster).join("launches"),
         sweep_every: SWEEP_EVERY,
+        template_idle: TEMPLATE_IDLE,
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`simulate`]: `pilotlight simulate`.
 //! - [`status`]: `pilotlight status`.
 
+mod buying;
 pub mod cli;
 mod cloud;
 mod credits;

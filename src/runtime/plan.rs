@@ -11,7 +11,7 @@ mod render;
 mod report;
 
 use crate::config::policy::{self, PolicyError};
-use crate::decide::purchase::{Catalog, Ledger, Market, Planner, Policy};
+use crate::decide::purchase::{Ledger, Market, Planner, Policy};
 use jiff::Timestamp;
 use manifests::Manifests;
 use report::Report;
@@ -86,13 +86,9 @@ pub(super) fn load(
     prices: Option<&Path>,
 ) -> Result<(Policy, Market), PolicyError> {
     let beside = policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
-    let mut catalog: Catalog = policy::load_catalog(catalog.unwrap_or(&beside))?;
-    let spot = match prices {
-        Some(file) => policy::load_prices(file, &mut catalog)?,
-        None => Default::default(),
-    };
-    let policy = policy::load_policy(policy, &catalog)?;
-    Ok((policy, Market { catalog, spot, reserved_memory_bytes: RESERVED_MEMORY, ..Market::default() }))
+    let market = policy::load_market(catalog.unwrap_or(&beside), None, prices)?;
+    let policy = policy::load_policy(policy, &market.catalog)?;
+    Ok((policy, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
 }
 
 /// The plan as text, and whether all of it can be bought.
@@ -168,6 +164,8 @@ mod tests {
             "/month",
             "saved",
             "next if it has no capacity: c6i.large in us-east-1b",
+            "on demand 2026-07, from AWS price list",
+            "; spot 2026-",
             "not among the class's instances",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -4,6 +4,7 @@
 //! again by whoever runs it. That is safe at any moment: a provider adopts what it finds.
 
 use super::{
+    buying::{Files, Keeper},
     cloud,
     credits::Credits,
     http, leading,
@@ -112,7 +113,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         ca = authority(config, &provider) => Arc::new(ca.context("the agents' authority")?),
     };
     let around = cloud::Surroundings { ca: &ca, provider: &provider, cancel: &cancel };
-    let (cloud, task) = cloud::make(config, &around).await?;
+    let cloud::Made { cloud, task, asked } = cloud::make(config, &around).await?;
     if let Some(task) = task {
         spawn(&mut tasks, "the ledger of claims", task);
     }
@@ -172,14 +173,14 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
     }
     let (taken_up, reloads) = mpsc::channel(1);
     let (bought_by, buying) = watch::channel(Arc::clone(&config.buying));
-    let watch = reload::Watch {
-        config: config.clone(),
-        clients: clients.clone(),
-        metrics: metrics.clone(),
-        taken_up,
-        buying: bought_by,
-    };
+    let files = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
+    let (edited, files) = watch::channel(files);
+    let watch =
+        reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), files: edited };
     spawn(&mut tasks, "the watch on the configuration", watch.run(cancel.clone()));
+    let (note, prices) = watch::channel(node::PriceNote::default());
+    let keeper = Keeper { files, asked, metrics: metrics.clone(), taken_up, buying: bought_by, note };
+    spawn(&mut tasks, "what is bought by", keeper.run(cancel.clone()));
     let (cloud_answers, health) = watch::channel(Err("the cloud has not been asked yet".to_owned()));
     let engine = Engine::new(
         EngineConfig {
@@ -217,6 +218,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
             address: config.address,
             limits: config.limits,
             cluster: config.cluster.clone(),
+            prices: prices.clone(),
         };
         let client = clients[&node.name].clone();
         let readiness = node_readiness(&mut tasks, health.clone(), cancel.clone());

@@ -7,17 +7,16 @@
 //!   load and check all ── broken ──> the last good ones stay; log, metric, event on the nodes: file, line, key
 //!                    │ fine
 //!                    v
-//!   what may change ──> the reconciler;   what may not ──> log and event: takes effect with a restart
+//!   what may change ──> buying;   what may not ──> log and event: takes effect with a restart
 //! ```
 //!
 //! Polled, not notified: a ConfigMap's files are links that are swapped, which inotify on the files misses, and
 //! four small files every two seconds cost nothing.
 
-use crate::config::ProviderConfig;
-use crate::decide::purchase::Buying;
+use super::buying::Files;
+use crate::config::{CloudConfig, ProviderConfig};
 use crate::kube::events;
 use crate::model::NodeName;
-use crate::reconcile::Reload;
 use crate::telemetry::Metrics;
 use kube::Client;
 use sha2::{Digest, Sha256};
@@ -27,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const POLL: Duration = Duration::from_secs(2);
@@ -37,9 +36,7 @@ pub struct Watch {
     pub config: ProviderConfig,
     pub clients: HashMap<NodeName, Client>,
     pub metrics: Metrics,
-    pub taken_up: mpsc::Sender<Reload>,
-    /// The same, for who buys nothing but reads the policy.
-    pub buying: watch::Sender<Arc<Buying>>,
+    pub files: watch::Sender<Files>,
 }
 
 impl Watch {
@@ -74,18 +71,17 @@ impl Watch {
 
     async fn take_up(&self, config: ProviderConfig) {
         let fixed = self.config.needs_restart(&config);
-        if self.config.sizes() != config.sizes() {
-            // The cloud was made with these: what is bought must be what it sells.
+        let local = matches!(self.config.cloud, CloudConfig::Local(_));
+        if local && self.config.sizes() != config.sizes() {
+            // It was made with these: what is bought must be what it sells.
             let message = "the catalog has other types or sizes now: nothing is taken up before a restart";
             self.metrics.reloaded(false);
             tracing::warn!(message);
             return self.tell(true, "ConfigurationNeedsRestart", message).await;
         }
         self.metrics.reloaded(true);
-        let buying = Arc::clone(&config.buying);
-        self.buying.send_replace(Arc::clone(&buying));
-        let reload = Reload { buying, keep_completed: config.keep_completed_pods };
-        if self.taken_up.send(reload).await.is_err() {
+        let files = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
+        if self.files.send(files).is_err() {
             return;
         }
         tracing::info!(classes = config.buying.policy.classes.len(), "the edited configuration is taken up");

@@ -1,12 +1,13 @@
 //! `pilotlight status`: Pods, what backs each, and what it costs.
 //!
-//! Reads the Pods' own annotations through the caller's kubeconfig: it needs no access to the provider.
+//! Reads the Pods' own annotations, and the nodes' condition that tells the prices' age, through the caller's kubeconfig: it
+//! needs no access to the provider.
 
-use crate::kube::identity::provider_config;
+use crate::kube::{identity::provider_config, node::PRICES};
 use crate::model::HourlyPrice;
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
@@ -59,14 +60,15 @@ struct Row {
 pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let config = provider_config(args.kubeconfig.as_deref()).await?;
     let client = Client::try_from(config).context("cannot connect to the API server")?;
-    let pods: Api<Pod> = Api::all(client);
+    let pods: Api<Pod> = Api::all(client.clone());
+    let nodes: Api<Node> = Api::all(client);
     loop {
         let now = Timestamp::now();
         let list = pods.list(&ListParams::default()).await.context("cannot list pods")?;
         let rows: Vec<Row> = list.iter().filter_map(|pod| row(pod, now)).collect();
         let text = match args.output {
             Output::Json => serde_json::to_string_pretty(&rows)? + "\n",
-            Output::Table => table(&rows) + &totals(&rows),
+            Output::Table => table(&rows) + &totals(&rows) + &prices(&nodes).await,
         };
         if !args.watch {
             print!("{text}");
@@ -78,6 +80,16 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
         std::io::stdout().flush().context("cannot write")?;
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// Of when the prices are that new instances are bought by. Nothing for who may not read nodes.
+async fn prices(nodes: &Api<Node>) -> String {
+    let ours = nodes.list(&ListParams::default().labels("type=virtual-kubelet")).await.map(|list| list.items);
+    let said = ours.unwrap_or_default().into_iter().filter_map(|node| {
+        let conditions = node.status?.conditions?;
+        conditions.into_iter().find(|condition| condition.type_ == PRICES)?.message
+    });
+    said.take(1).map(|message| format!("\nPrices: {message}\n")).collect()
 }
 
 fn row(pod: &Pod, now: Timestamp) -> Option<Row> {

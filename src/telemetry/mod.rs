@@ -53,6 +53,24 @@ struct Reloading {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Refreshing {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OddEntry {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PriceSource {
+    kind: &'static str,
+    source: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReserveState {
     state: String,
 }
@@ -85,6 +103,9 @@ pub struct Metrics {
     pod_bound: Histogram,
     money: Money,
     reloads: Family<Reloading, Counter>,
+    refreshes: Family<Refreshing, Counter>,
+    refresh_dropped: Family<OddEntry, Counter>,
+    prices_of: Family<PriceSource, Gauge>,
     registrations: Counter,
     registrations_refused: Family<Refusal, Counter>,
     connections_refused: Family<Refusal, Counter>,
@@ -127,6 +148,15 @@ impl Default for Metrics {
             "Edits of the configuration, by whether they were taken up",
             reloads.clone(),
         );
+        let refreshes = Family::<Refreshing, Counter>::default();
+        let help = "Questions to the cloud about what it sells, by kind and by how they were answered";
+        registry.register("refreshes", help, refreshes.clone());
+        let refresh_dropped = Family::<OddEntry, Counter>::default();
+        let help = "Entries of such answers that were not taken, by why";
+        registry.register("refresh_entries_dropped", help, refresh_dropped.clone());
+        let prices_of = Family::<PriceSource, Gauge>::default();
+        let help = "Of when the prices in use are, in seconds since 1970, and where they are from";
+        registry.register("prices_timestamp_seconds", help, prices_of.clone());
         let registrations = Counter::default();
         registry.register("registrations", "Certificates given to instances for a proof", registrations.clone());
         let registrations_refused = Family::<Refusal, Counter>::default();
@@ -175,6 +205,9 @@ impl Default for Metrics {
             pod_bound,
             money,
             reloads,
+            refreshes,
+            refresh_dropped,
+            prices_of,
             registrations,
             registrations_refused,
             connections_refused,
@@ -239,6 +272,31 @@ impl Metrics {
 
     pub fn reloaded(&self, well: bool) {
         self.reloads.get_or_create(&Reloading { result: if well { "taken-up" } else { "refused" }.to_owned() }).inc();
+    }
+
+    /// All three are of a few fixed words.
+    pub fn refreshed(&self, kind: &'static str, result: &'static str) {
+        self.refreshes.get_or_create(&Refreshing { kind, result }).inc();
+    }
+
+    pub fn refresh_dropped(&self, kind: &'static str, reason: &'static str) {
+        self.refresh_dropped.get_or_create(&OddEntry { kind, reason }).inc();
+    }
+
+    /// Where the prices of this kind are from, and of when. None: nobody says.
+    pub fn prices_of(&self, kind: &'static str, found: Option<(String, jiff::Timestamp)>) {
+        for source in ["file", "EC2"] {
+            let now = found.as_ref().filter(|(from, _)| from == source);
+            let labels = PriceSource { kind, source: source.to_owned() };
+            match now {
+                Some((_, at)) => {
+                    self.prices_of.get_or_create(&labels).set(at.as_second());
+                }
+                None => {
+                    self.prices_of.remove(&labels);
+                }
+            }
+        }
     }
 
     /// How many Revisions are in each state of the reserve's machine.

@@ -31,6 +31,8 @@ pub struct Instance {
     pub image: String,
     pub launched_at: Timestamp,
     pub machine: Machine,
+    /// Stopped, to be started again: nobody here starts one.
+    pub stopped: bool,
     pub stopping: Option<Stopping>,
     pub ended_at: Option<Timestamp>,
 }
@@ -74,6 +76,7 @@ pub enum State {
     Running,
     ShuttingDown,
     Terminated,
+    Stopped,
 }
 
 impl State {
@@ -83,6 +86,7 @@ impl State {
             Self::Running => "running",
             Self::ShuttingDown => "shutting-down",
             Self::Terminated => "terminated",
+            Self::Stopped => "stopped",
         }
     }
 
@@ -92,6 +96,7 @@ impl State {
             Self::Running => 16,
             Self::ShuttingDown => 32,
             Self::Terminated => 48,
+            Self::Stopped => 80,
         }
     }
 }
@@ -106,6 +111,9 @@ impl Instance {
             let machine_gone = matches!(self.machine, Machine::NotWanted | Machine::Gone);
             let over = now.duration_since(stopping.at) >= millis(script.shutting_down_millis);
             return if machine_gone && over { State::Terminated } else { State::ShuttingDown };
+        }
+        if self.stopped {
+            return State::Stopped;
         }
         let long_enough = now.duration_since(self.launched_at) >= millis(script.pending_millis);
         if long_enough && matches!(self.machine, Machine::NotWanted | Machine::Up) {
@@ -237,6 +245,7 @@ pub mod tests {
             image: "ami-1".to_owned(),
             launched_at: at(launched),
             machine: Machine::NotWanted,
+            stopped: false,
             stopping: None,
             ended_at: None,
         }

@@ -239,6 +239,7 @@ fn note(world: &World, launch: &Launch, reservation: &str, item: &Element) -> Re
         image: at("imageId").unwrap_or_default(),
         launched_at: now(),
         machine: if world.machines.is_some() { Machine::Awaited } else { Machine::NotWanted },
+        stopped: false,
         stopping: None,
         ended_at: None,
     };

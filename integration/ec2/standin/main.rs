@@ -6,6 +6,7 @@
 //!                                ├─> limits, tokens, script      throttling, idempotency, scripted errors
 //!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud, or simulated)
 //!                                ├─> describe, terminate ──────> moto
+//!                                ├─> price_list, prices          what there is on sale
 //!                                └─> everything else ──────────> moto
 //!  instance ── 169.254.169.254 ──> imds                           which instance asks is known by its address
 //! ```
@@ -26,6 +27,7 @@ mod limits;
 mod machines;
 mod moto;
 mod params;
+mod price_list;
 mod prices;
 mod refusal;
 mod script;

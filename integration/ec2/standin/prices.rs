@@ -59,6 +59,10 @@ impl Market {
         self.0.get(instance_type).map(|&(cpu, memory, _)| (cpu, memory))
     }
 
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     pub fn on_demand(&self, instance_type: &str) -> Option<f64> {
         self.0.get(instance_type).map(|&(_, _, price)| price)
     }
@@ -73,7 +77,14 @@ impl Market {
     }
 
     /// The items of DescribeSpotPriceHistory, newest first; what was valid at the start is the last.
-    pub fn history(&self, params: &Params, zones: &[String], now: Timestamp) -> Vec<XMLNode> {
+    /// `said`: what a test wants to be said of a pool, by type and zone.
+    pub fn history(
+        &self,
+        params: &Params,
+        zones: &[String],
+        now: Timestamp,
+        said: impl Fn(&str, &str) -> Option<String>,
+    ) -> Vec<XMLNode> {
         let time = |name: &str| params.get(name).and_then(|text| text.parse::<Timestamp>().ok());
         let end = time("EndTime").unwrap_or(now).min(now);
         let start = time("StartTime").unwrap_or(now).min(end).max(now - SignedDuration::from_secs(LONGEST));
@@ -105,7 +116,7 @@ impl Market {
                         vec![
                             leaf("instanceType", instance_type),
                             leaf("productDescription", product),
-                            leaf("spotPrice", format!("{price:.6}")),
+                            leaf("spotPrice", said(instance_type, zone).unwrap_or_else(|| format!("{price:.6}"))),
                             leaf("timestamp", at.to_string()),
                             leaf("availabilityZone", zone),
                         ],
@@ -153,7 +164,7 @@ mod tests {
     fn history_is_narrowed_by_type_zone_product_and_time() {
         let zones = ["us-east-1a".to_owned(), "us-east-1b".to_owned()];
         let now = Timestamp::from_second(1_790_000_000).unwrap();
-        let count = |pairs: &[(&str, &str)]| market().history(&Params::of(pairs), &zones, now).len();
+        let count = |pairs: &[(&str, &str)]| market().history(&Params::of(pairs), &zones, now, |_, _| None).len();
         assert_eq!(count(&[]), 4, "what is valid now: two types in two zones");
         assert_eq!(count(&[("InstanceType.1", "t3.micro")]), 2);
         assert_eq!(count(&[("InstanceType.1", "t3.micro"), ("AvailabilityZone", "us-east-1b")]), 1);

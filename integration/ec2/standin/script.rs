@@ -26,6 +26,8 @@ pub struct Script {
     /// How many instances a pool can hold at once; the first entry that matches counts, and a pool
     /// without one has no bound. `{"spot:t3.micro:*": 0}` is a pool of spot without capacity.
     pub capacity: BTreeMap<PoolPattern, u32>,
+    /// What is said to be a pool's price, right or wrong: `{"spot:c6i.large:*": "0.0100"}`.
+    pub prices: BTreeMap<PoolPattern, String>,
     pub faults: Vec<Fault>,
     /// If given, every other action is refused with UnauthorizedOperation.
     pub allowed_actions: Option<Vec<String>>,
@@ -42,6 +44,7 @@ impl Default for Script {
             shutting_down_millis: 0,
             terminated_millis: 3_600_000,
             capacity: BTreeMap::new(),
+            prices: BTreeMap::new(),
             faults: Vec::new(),
             allowed_actions: None,
         }
@@ -89,6 +92,10 @@ impl Script {
         let fault = self.faults.iter_mut().find(|fault| fault.times != Some(0) && wanted(fault))?;
         fault.times = fault.times.map(|times| times - 1);
         Some(fault.refusal())
+    }
+
+    pub fn price_of(&self, pool: &Pool) -> Option<String> {
+        self.prices.iter().find(|(pattern, _)| pattern.matches(pool)).map(|(_, price)| price.clone())
     }
 
     /// How many instances the pool can hold; None: no bound.

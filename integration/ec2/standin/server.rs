@@ -11,7 +11,9 @@ use super::{
     launch::run_instances,
     limits::{Bucket, request_bucket},
     params::Params,
+    price_list,
     refusal::{Refusal, no_such_instances, throttled},
+    script::{Lifecycle, Pool},
     sts,
     world::{World, now, request_id},
     xml::{self, leaf, node},
@@ -31,6 +33,9 @@ pub async fn api(From(world): From<Arc<World>>, method: Method, uri: Uri, header
 }
 
 async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    if price_list::is_asked(&headers) {
+        return products(&world, &headers, &body);
+    }
     let mut params = Params::parse(uri.query().unwrap_or_default());
     params.merge(Params::parse(&String::from_utf8_lossy(&body)));
     let action = params.action().to_owned();
@@ -53,17 +58,35 @@ async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, 
     (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], text).into_response()
 }
 
+fn products(world: &World, headers: &HeaderMap, body: &[u8]) -> Response {
+    let (service, action) = ("pricing", "GetProducts");
+    world.state().calls.called(service, action).calls += 1;
+    let done = may(world, action).and_then(|()| price_list::get_products(world, headers, body));
+    let (status, text) = match done {
+        Ok(text) => (StatusCode::OK, text),
+        Err(refusal) => {
+            world.state().calls.refused(service, action, &refusal);
+            (StatusCode::BAD_REQUEST, price_list::error_json(&refusal))
+        }
+    };
+    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], text).into_response()
+}
+
+/// What the script says of a call before it is looked at.
+fn may(world: &World, action: &str) -> Result<(), Refusal> {
+    let mut state = world.state();
+    if state.script.allowed_actions.as_ref().is_some_and(|allowed| !allowed.iter().any(|a| a == action)) {
+        let message = "You are not authorized to perform this operation.";
+        return Err(Refusal::new("UnauthorizedOperation", message));
+    }
+    state.script.fault(action, false).map_or(Ok(()), Err)
+}
+
 async fn guarded(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
     let action = params.action();
+    may(world, action)?;
     {
         let mut state = world.state();
-        if state.script.allowed_actions.as_ref().is_some_and(|allowed| !allowed.iter().any(|a| a == action)) {
-            let message = "You are not authorized to perform this operation.";
-            return Err(Refusal::new("UnauthorizedOperation", message));
-        }
-        if let Some(refusal) = state.script.fault(action, false) {
-            return Err(refusal);
-        }
         if params.get("DryRun") == Some("true") {
             let message = "Request would have succeeded, but DryRun flag is set.";
             return Err(Refusal::new("DryRunOperation", message));
@@ -82,7 +105,10 @@ async fn dispatch(world: &Arc<World>, params: &Params) -> Result<String, Refusal
         "RunInstances" | "CreateFleet" => once(world, params).await,
         "DescribeInstances" => describe_instances(world, params).await,
         "TerminateInstances" => terminate(world, params).await,
+        "StopInstances" => stop(world, params),
         "DescribeSpotPriceHistory" => Ok(spot_prices(world, params)),
+        "DescribeInstanceTypes" => paged(world, params, "instanceTypeSet", 100).await,
+        "DescribeInstanceTypeOfferings" => paged(world, params, "instanceTypeOfferingSet", 1000).await,
         "DescribeInstanceAttribute" | "DescribeInstanceStatus" | "ModifyInstanceAttribute" | "CreateTags" => {
             let mut named = params.list("InstanceId");
             named.extend(params.get("InstanceId").map(str::to_owned));
@@ -170,6 +196,23 @@ async fn terminate(world: &World, params: &Params) -> Result<String, Refusal> {
     Ok(xml::response("TerminateInstancesResponse", vec![node("instancesSet", items)], &request_id()))
 }
 
+/// At once, and for records alone: a machine's disk is not kept here.
+fn stop(world: &World, params: &Params) -> Result<String, Refusal> {
+    if world.machines.is_some() {
+        return Err(Refusal::new("UnsupportedOperation", "Machines can't be stopped here."));
+    }
+    let ids = params.list("InstanceId");
+    known(world, &ids)?;
+    let mut state = world.state();
+    for id in &ids {
+        if let Some(instance) = state.instances.0.get_mut(id) {
+            instance.stopped = true;
+        }
+    }
+    let items = ids.into_iter().map(|id| node("item", vec![leaf("instanceId", id)])).collect();
+    Ok(xml::response("StopInstancesResponse", vec![node("instancesSet", items)], &request_id()))
+}
+
 /// Ends instances in moto, here and their machines. Returns each with its state before and after.
 pub async fn end(world: &World, ids: &[String], stopping: Stopping) -> Result<Vec<(String, State, State)>, Refusal> {
     let mut ask = Params::parse("Action=TerminateInstances&Version=2016-11-15");
@@ -216,13 +259,42 @@ pub async fn machine_is(world: &World, id: &str, machine: Machine) {
 }
 
 fn spot_prices(world: &World, params: &Params) -> String {
-    let all = world.market.history(params, &world.zones, now());
+    let script = world.state().script.clone();
+    let said = |instance_type: &str, zone: &str| {
+        let pool = Pool { lifecycle: Lifecycle::Spot, instance_type: instance_type.to_owned(), zone: zone.to_owned() };
+        script.price_of(&pool)
+    };
+    let all = world.market.history(params, &world.zones, now(), said);
     let from: usize = params.number("NextToken").unwrap_or(0);
     let most = params.number("MaxResults").unwrap_or(1000).clamp(1, 1000);
     let next = if from + most < all.len() { (from + most).to_string() } else { String::new() };
     let page = all.into_iter().skip(from).take(most).collect();
     let content = vec![node("spotPriceHistorySet", page), leaf("nextToken", next)];
     xml::response("DescribeSpotPriceHistoryResponse", content, &request_id())
+}
+
+/// moto gives all at once; EC2 gives pages of at most so many.
+async fn paged(world: &World, params: &Params, list: &str, most: usize) -> Result<String, Refusal> {
+    let size = params.number("MaxResults").unwrap_or(most);
+    if !(5..=most).contains(&size) {
+        let message = format!("Value for parameter maxResults must be between 5 and {most}.");
+        return Err(Refusal::new("InvalidParameterValue", message));
+    }
+    let from: usize = params.number("NextToken").unwrap_or(0);
+    let mut ask = params.clone();
+    ask.remove("MaxResults");
+    ask.remove("NextToken");
+    let mut root = world.moto.query(&ask).await?;
+    let mut more = false;
+    if let Some(found) = root.get_mut_child(list) {
+        found.children.retain(|child| child.as_element().is_some());
+        more = found.children.len() > from + size;
+        found.children = found.children.drain(..).skip(from).take(size).collect();
+    }
+    if more {
+        xml::replace(&mut root, leaf("nextToken", (from + size).to_string()));
+    }
+    Ok(xml::print(&root))
 }
 
 async fn pass_on(world: &World, params: &Params) -> Result<String, Refusal> {

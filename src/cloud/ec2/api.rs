@@ -4,10 +4,11 @@
 //! what was asked. The SDK retries nothing: what may be tried again, and with which token, its callers decide.
 //!
 //! - [`launch`]: RunInstances, CreateFleet, launch templates. [`instances`]: DescribeInstances,
-//!   TerminateInstances. [`resources`]: what instances may leave. [`permissions`]: dry runs.
+//!   TerminateInstances. [`resources`]: what instances may leave. [`market`]: what is sold. [`permissions`]: dry runs.
 
 mod instances;
 mod launch;
+mod market;
 mod permissions;
 mod resources;
 

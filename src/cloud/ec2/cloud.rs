@@ -4,13 +4,17 @@ use super::{
     api::{Api, Permission},
     attest::Attestor,
     config::Ec2Config,
+    endpoint::EndpointError,
     journal::Journal,
     launch::Launcher,
     ledger::Ledger,
+    price_list::PriceList,
     records::{Machine, record},
     refusal::{Refusal, Verdict},
     sweep, tags,
     template::TemplateError,
+    types::Types,
+    vendor::Ec2Vendor,
     window::{Call, Window},
 };
 use crate::{
@@ -45,12 +49,15 @@ pub enum Ec2Error {
     Journal(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error("the price list")]
+    PriceList(#[source] EndpointError),
 }
 
 pub struct Ec2Cloud {
     config: Ec2Config,
     attestor: Attestor,
     api: Arc<Api>,
+    types: Arc<Types>,
     launcher: Launcher,
     described: Arc<Window<Machine>>,
     terminated: Window<()>,
@@ -78,9 +85,16 @@ impl Ec2Cloud {
         let journal = Journal::open(&config.journal_dir).map_err(open)?;
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let described = Arc::new(Window::new(describe_call(&api)));
-        let launcher =
-            Launcher::new(config.clone(), Arc::clone(&api), journal, Arc::clone(&described), Arc::clone(&ledger))?;
-        let sweep = sweep::run(Arc::clone(&api), config.cluster.clone(), launcher.template_names(), config.sweep_every);
+        let types = Arc::new(Types::new(config.types.clone()));
+        let launcher = Launcher::new(
+            config.clone(),
+            Arc::clone(&api),
+            journal,
+            Arc::clone(&described),
+            Arc::clone(&ledger),
+            Arc::clone(&types),
+        )?;
+        let sweep = sweep::run(Arc::clone(&api), config.cluster.clone(), launcher.uses(), config.sweep_every);
         Ok(Self {
             terminated: Window::new(terminate_call(&api)),
             remembered: Mutex::default(),
@@ -90,15 +104,26 @@ impl Ec2Cloud {
             config,
             attestor,
             api,
+            types,
             launcher,
             described,
             ledger,
         })
     }
 
+    /// What EC2 sells, and at what price.
+    pub fn vendor(&self, shared: &SdkConfig) -> Result<Ec2Vendor, Ec2Error> {
+        let list = price_list(&self.config, shared).map_err(Ec2Error::PriceList)?;
+        Ok(Ec2Vendor { api: Arc::clone(&self.api), price_list: list, types: Arc::clone(&self.types) })
+    }
+
     /// Whether the account lets us do what we must, by dry runs.
     pub async fn permissions(config: &Ec2Config, shared: &SdkConfig) -> Vec<Permission> {
-        Api::new(config, shared).permissions(config).await
+        let mut all = Api::new(config, shared).permissions(config).await;
+        if let Ok(Some(list)) = price_list(config, shared) {
+            all.push(Permission::of_price_list(list.may_ask().await));
+        }
+        all
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -123,7 +148,8 @@ impl Ec2Cloud {
         if !self.config.subnets.contains_key(&request.zone) {
             return Err(format!("there is no zone {}", request.zone));
         }
-        match request.offers.iter().find(|offer| !self.config.types.contains_key(&offer.instance_type)) {
+        let types = self.types.now();
+        match request.offers.iter().find(|offer| !types.contains_key(&offer.instance_type)) {
             Some(offer) => Err(format!("there is no instance type {}", offer.instance_type)),
             None => Ok(()),
         }
@@ -170,8 +196,8 @@ impl Ec2Cloud {
     async fn list(&self) -> Result<Vec<InstanceRecord>, Refusal> {
         let listed = self.api.living(&self.config.cluster).await;
         self.note(&listed);
-        let records = listed?.into_iter().map(|machine| record(machine, &self.config.types));
-        Ok(records.collect())
+        let types = self.types.now();
+        Ok(listed?.into_iter().map(|machine| record(machine, &types)).collect())
     }
 
     /// Whether there was something to take up.
@@ -214,7 +240,8 @@ impl Cloud for Ec2Cloud {
         }
         let missing = self.ledger().missing(&listed);
         let found = self.described.ask(missing.clone()).await.map_err(failed)?;
-        let found = found.into_iter().map(|(id, machine)| (id, record(machine, &self.config.types))).collect();
+        let types = self.types.now();
+        let found = found.into_iter().map(|(id, machine)| (id, record(machine, &types))).collect();
         let records = self.ledger().settle(listed, &missing, found, Timestamp::now());
         self.attestor.listed(&records);
         Ok(records)
@@ -243,7 +270,7 @@ impl Cloud for Ec2Cloud {
             self.described.ask(vec![id.clone()]).await.map_err(|refusal| refusal.cloud_error("describe"))?;
         // By its id any instance of the account is found.
         let ours = |machine: &Machine| machine.tags.get(tag::CLUSTER) == Some(&self.config.cluster);
-        Ok(found.remove(id).filter(ours).map(|machine| record(machine, &self.config.types)))
+        Ok(found.remove(id).filter(ours).map(|machine| record(machine, &self.types.now())))
     }
 
     fn challenge(&self, peer: IpAddr) -> Option<Challenge> {
@@ -255,6 +282,14 @@ impl Cloud for Ec2Cloud {
         let record = self.find(&claim.instance).await.map_err(unsettled)?;
         self.attestor.claim(claim, record).await
     }
+}
+
+/// None: it is not to be asked. Beside a stand-in for EC2 only a stand-in for it is.
+fn price_list(config: &Ec2Config, shared: &SdkConfig) -> Result<Option<PriceList>, EndpointError> {
+    let own = config.price_list_endpoint_url.as_deref();
+    let wanted = own.is_some() || config.endpoint_url.is_none();
+    let credentials = shared.credentials_provider().filter(|_| wanted);
+    credentials.map(|credentials| PriceList::new(&config.region, own, credentials)).transpose()
 }
 
 fn describe_call(api: &Arc<Api>) -> Call<Machine> {

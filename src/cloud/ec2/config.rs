@@ -11,6 +11,8 @@ pub struct Ec2Config {
     pub region: String,
     /// Instead of the region's endpoint, for a stand-in.
     pub endpoint_url: Option<String>,
+    /// The price list's, for a stand-in; None: AWS's own, and none beside an `endpoint_url`.
+    pub price_list_endpoint_url: Option<String>,
     /// By zone, in the order they are tried. Instances and their Pods take their addresses there.
     pub subnets: BTreeMap<String, Vec<String>>,
     pub security_groups: Vec<String>,
@@ -27,6 +29,7 @@ pub struct Ec2Config {
     pub ca_pem: String,
     /// Registries spoken to by plain HTTP, as host:port.
     pub insecure_registries: Vec<String>,
+    /// At the start; more may join ([`super::types`]).
     pub types: BTreeMap<String, TypeFacts>,
     /// How many instances one launch call is for at most.
     pub per_call: u32,
@@ -34,6 +37,8 @@ pub struct Ec2Config {
     pub journal_dir: PathBuf,
     /// How often leaks are looked for.
     pub sweep_every: Duration,
+    /// A launch template that no launch has used for so long is deleted; the next launch makes it anew.
+    pub template_idle: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ pub(super) mod tests {
             cluster: "dev".to_owned(),
             region: "us-east-1".to_owned(),
             endpoint_url: None,
+            price_list_endpoint_url: None,
             subnets: [
                 ("us-east-1a".to_owned(), vec!["subnet-a1".to_owned(), "subnet-a2".to_owned()]),
                 ("us-east-1b".to_owned(), vec!["subnet-b1".to_owned()]),
@@ -94,6 +100,7 @@ pub(super) mod tests {
             per_call: 100,
             journal_dir: PathBuf::from("/nonexistent"),
             sweep_every: Duration::from_secs(60),
+            template_idle: Duration::from_secs(3600),
         }
     }
 

@@ -5,11 +5,13 @@ use super::{
     attempts::{self, Call, Means, Next, Progress},
     config::Ec2Config,
     journal::{Entry, Journal},
+    leaks::Uses,
     ledger::Ledger,
     records::{Machine, record},
     refusal::{Refusal, Verdict, shortages},
     tags,
     template::{Template, TemplateError},
+    types::Types,
     window::Window,
 };
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     retry::Backoff,
 };
 use futures::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,7 +42,9 @@ pub struct Launcher {
     journal: Journal,
     described: Arc<Window<Machine>>,
     ledger: Arc<Mutex<Ledger>>,
+    types: Arc<Types>,
     templates: BTreeMap<(Architecture, Option<CreditMode>), Template>,
+    uses: Arc<Mutex<Uses>>,
     /// Names of those that exist.
     ensured: tokio::sync::Mutex<BTreeSet<String>>,
 }
@@ -69,6 +73,7 @@ impl Launcher {
         journal: Journal,
         described: Arc<Window<Machine>>,
         ledger: Arc<Mutex<Ledger>>,
+        types: Arc<Types>,
     ) -> Result<Self, TemplateError> {
         let mut templates = BTreeMap::new();
         for architecture in config.images.keys() {
@@ -76,12 +81,25 @@ impl Launcher {
                 templates.insert((*architecture, credits), Template::new(&config, *architecture, credits)?);
             }
         }
-        Ok(Self { config, api, journal, described, ledger, templates, ensured: tokio::sync::Mutex::default() })
+        let names = templates.values().map(|template| template.name.clone()).collect();
+        let idle = SignedDuration::try_from(config.template_idle).unwrap_or(SignedDuration::MAX);
+        let uses = Arc::new(Mutex::new(Uses::new(names, idle, Timestamp::now())));
+        Ok(Self {
+            config,
+            api,
+            journal,
+            described,
+            ledger,
+            types,
+            templates,
+            uses,
+            ensured: tokio::sync::Mutex::default(),
+        })
     }
 
-    /// The names of the launch templates that this configuration may need.
-    pub fn template_names(&self) -> BTreeSet<String> {
-        self.templates.values().map(|template| template.name.clone()).collect()
+    /// When the launch templates that this configuration may need were used last.
+    pub fn uses(&self) -> Arc<Mutex<Uses>> {
+        Arc::clone(&self.uses)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -185,7 +203,8 @@ impl Launcher {
 
     /// `elsewhere`: another subnet of the zone is tried, so the zone is not short of addresses yet.
     fn note_shortages(&self, said: &[Said], zone: &str, elsewhere: bool, noted: &mut Vec<Shortage>) {
-        let types: Vec<&str> = self.config.types.keys().map(String::as_str).collect();
+        let types = self.types.now();
+        let types: Vec<&str> = types.keys().map(String::as_str).collect();
         for Said { refusal, offers } in said {
             if elsewhere && refusal.verdict == Verdict::Subnet {
                 continue;
@@ -235,7 +254,8 @@ impl Launcher {
                 let reserved = call.means == Means::RunReserved;
                 let order = RunOrder { template, instance_type, subnet, count, token: &token, tags: &tags, reserved };
                 let machines = self.api.run_instances(&order).await?;
-                Ok((machines.into_iter().map(|machine| record(machine, &self.config.types)).collect(), Vec::new()))
+                let types = self.types.now();
+                Ok((machines.into_iter().map(|machine| record(machine, &types)).collect(), Vec::new()))
             }
             Means::FleetOnDemand | Means::FleetSpot => {
                 let spot = call.means == Means::FleetSpot;
@@ -268,11 +288,15 @@ impl Launcher {
     /// The template for this type, made if there is none.
     async fn template(&self, instance_type: &str, credits: CreditMode) -> Result<&Template, Refusal> {
         let unknown = || Refusal::new("UnknownType", format!("{instance_type} is not in the catalog"));
-        let facts = self.config.types.get(instance_type).ok_or_else(unknown)?;
+        let facts = self.types.now().get(instance_type).copied().ok_or_else(unknown)?;
         let no_image = || Refusal::new("NoImage", format!("there is no image for {instance_type}"));
         let key = (facts.architecture, facts.burstable.then_some(credits));
         let template = self.templates.get(&key).ok_or_else(no_image)?;
+        let rested = self.uses.lock().unwrap_or_else(PoisonError::into_inner).used(&template.name, Timestamp::now());
         let mut ensured = self.ensured.lock().await;
+        if rested {
+            ensured.remove(&template.name);
+        }
         if !ensured.contains(&template.name) {
             self.api.ensure_template(template, &self.config.cluster).await?;
             ensured.insert(template.name.clone());
@@ -303,9 +327,9 @@ impl Launcher {
                 Err(refusal) => tracing::debug!(%refusal, "a fleet's instances are not described yet"),
             }
         }
-        let now = Timestamp::now();
+        let (now, types) = (Timestamp::now(), self.types.now());
         let told = |(id, instance_type): (InstanceId, String)| match found.remove(&id) {
-            Some(machine) => record(machine, &self.config.types),
+            Some(machine) => record(machine, &types),
             // The next description tells the rest.
             None => InstanceRecord {
                 client_token: request.client_token.clone(),

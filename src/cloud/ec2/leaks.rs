@@ -8,7 +8,8 @@
 //! Never on the word of one list: between two looks a thing may have been on its way. Instances that run are
 //! not here: the reconciler knows every instance of the cluster and releases those that nobody needs. Here are
 //! those that it can't use (stopped), and what an instance may leave: volumes, network interfaces, and launch
-//! templates of former configurations.
+//! templates: those of former configurations, and those that no launch has used for long, so that a cluster at rest
+//! leaves nothing in the account. (A launch makes its template if there is none.)
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,32 @@ impl Suspects {
     }
 }
 
+/// When each template of this configuration was used last.
+#[derive(Debug)]
+pub struct Uses {
+    last: BTreeMap<String, Timestamp>,
+    idle: SignedDuration,
+}
+
+impl Uses {
+    /// All count as used now: another process may be about to launch by them.
+    pub fn new(names: BTreeSet<String>, idle: SignedDuration, now: Timestamp) -> Self {
+        Self { last: names.into_iter().map(|name| (name, now)).collect(), idle }
+    }
+
+    /// Notes a use; whether the last one was so long ago that the template may be gone.
+    pub fn used(&mut self, name: &str, now: Timestamp) -> bool {
+        let before = self.last.insert(name.to_owned(), now);
+        before.is_none_or(|at| now.duration_since(at) >= self.idle)
+    }
+
+    /// Those that are not leaks.
+    pub fn in_use(&self, now: Timestamp) -> BTreeSet<String> {
+        let fresh = self.last.iter().filter(|(_, at)| now.duration_since(**at) < self.idle);
+        fresh.map(|(name, _)| name.clone()).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +97,18 @@ mod tests {
         assert_eq!(suspects.pass(&volume, at(60)), [Leak::Volume("vol-1".to_owned())]);
         assert_eq!(suspects.pass(&BTreeSet::new(), at(70)), []);
         assert_eq!(suspects.pass(&volume, at(80)), [], "it was gone in between: it is another one's now");
+    }
+
+    #[test]
+    fn a_template_is_in_use_for_a_while_after_each_launch_and_after_the_start() {
+        let names = ["a", "b"].map(str::to_owned);
+        let mut uses = Uses::new(names.clone().into(), SignedDuration::from_secs(60), at(0));
+        assert_eq!(uses.in_use(at(59)), names.into());
+        assert!(!uses.used("a", at(59)));
+        assert_eq!(uses.in_use(at(60)), ["a".to_owned()].into());
+        assert_eq!(uses.in_use(at(119)), BTreeSet::new());
+        assert!(uses.used("a", at(119)), "it may have been deleted meanwhile");
+        assert_eq!(uses.in_use(at(120)), ["a".to_owned()].into());
     }
 
     proptest! {

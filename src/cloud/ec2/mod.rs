@@ -6,6 +6,7 @@
 //!  describe ──> all of the cluster that live ──> ledger ──> records
 //!                 what is missing in the list: by id, in a window
 //!  terminate ──> in a window ──> TerminateInstances
+//!  vendor    ──> what EC2 sells, at what price ──> decide::purchase::refresh
 //!  sweep     ──> what was left behind, seen twice ──> deleted
 //! ```
 //!
@@ -17,8 +18,8 @@
 //!
 //! Pure: [`attempts`] which calls, which next; [`refusal`] what a code means; [`ledger`] what is known over
 //! EC2's eventual consistency; [`leaks`] what is swept; [`template`], [`user_data`], [`tags`], [`records`] what
-//! is written and read. With I/O: [`journal`], [`window`], [`limits`]. With the SDK, and so only with the cargo
-//! feature `ec2` (it takes minutes to compile): `api`, `launch`, `sweep`, `cloud`.
+//! is written and read. With I/O: [`journal`], [`window`], [`limits`], [`endpoint`], [`price_list`]. With the
+//! SDK, and so only with the cargo feature `ec2` (it takes minutes to compile): `api`, `launch`, `sweep`, `vendor`, `cloud`.
 
 #[cfg(feature = "ec2")]
 mod api;
@@ -27,22 +28,29 @@ pub mod attest;
 #[cfg(feature = "ec2")]
 mod cloud;
 pub mod config;
+pub mod endpoint;
 pub mod journal;
 #[cfg(feature = "ec2")]
 mod launch;
 pub mod leaks;
 pub mod ledger;
 pub mod limits;
+pub mod price_list;
 pub mod records;
 pub mod refusal;
 #[cfg(feature = "ec2")]
 mod sweep;
 pub mod tags;
 pub mod template;
+pub mod types;
 pub mod user_data;
+#[cfg(feature = "ec2")]
+mod vendor;
 pub mod window;
 
 #[cfg(feature = "ec2")]
 pub use api::{Permission, Right, sdk_config};
 #[cfg(feature = "ec2")]
 pub use cloud::{Ec2Cloud, Ec2Error};
+#[cfg(feature = "ec2")]
+pub use vendor::Ec2Vendor;

@@ -2,14 +2,18 @@
 
 use super::{
     api::Api,
-    leaks::{Leak, Suspects},
+    leaks::{Leak, Suspects, Uses},
     refusal::{Refusal, Verdict},
 };
 use jiff::{SignedDuration, Timestamp};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-/// Runs for ever. `templates` are those in use.
-pub async fn run(api: Arc<Api>, cluster: String, templates: BTreeSet<String>, every: Duration) {
+/// Runs for ever.
+pub async fn run(api: Arc<Api>, cluster: String, templates: Arc<Mutex<Uses>>, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Twice in a row, however early the clock lets the second pass come.
@@ -34,11 +38,12 @@ pub async fn run(api: Arc<Api>, cluster: String, templates: BTreeSet<String>, ev
     }
 }
 
-async fn look(api: &Api, cluster: &str, templates: &BTreeSet<String>) -> Result<BTreeSet<Leak>, Refusal> {
+async fn look(api: &Api, cluster: &str, templates: &Mutex<Uses>) -> Result<BTreeSet<Leak>, Refusal> {
     let mut found = api.detached(cluster).await?;
     let stopped = api.stopped(cluster).await?;
     found.extend(stopped.into_iter().map(|machine| Leak::StoppedInstance(machine.id.to_string())));
     let made = api.templates(cluster).await?;
-    found.extend(made.into_iter().filter(|name| !templates.contains(name)).map(Leak::LaunchTemplate));
+    let used = templates.lock().unwrap_or_else(PoisonError::into_inner).in_use(Timestamp::now());
+    found.extend(made.into_iter().filter(|name| !used.contains(name)).map(Leak::LaunchTemplate));
     Ok(found)
 }

@@ -1,13 +1,12 @@
 //! Catalogs and price lists.
 
 use super::{Checker, PolicyError, raw};
-use crate::decide::purchase::{Burst, Catalog, TypeSpec};
-use crate::model::HourlyPrice;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::decide::purchase::{Burst, Catalog, Market, Origin, Origins, TypeSpec};
+use std::collections::BTreeSet;
 
 /// `home`: the region and the zones that are meant where it names none.
-pub fn catalog(check: &Checker, raw: raw::Catalog, home: Option<(&str, &[String])>) -> Result<Catalog, PolicyError> {
-    let raw::Catalog { source: _, date: _, region, zones, types } = raw;
+pub fn catalog(check: &Checker, raw: raw::Catalog, home: Option<(&str, &[String])>) -> Result<Market, PolicyError> {
+    let raw::Catalog { source, date, region, zones, types } = raw;
     let missing = |key: &str| check.error(key, "is missing: expected what the types and prices are of");
     let region = region.or(home.map(|(region, _)| region.to_owned())).ok_or_else(|| missing("region"))?;
     let zones = zones.or(home.map(|(_, zones)| zones.to_vec())).ok_or_else(|| missing("zones"))?;
@@ -50,31 +49,35 @@ pub fn catalog(check: &Checker, raw: raw::Catalog, home: Option<(&str, &[String]
     if specs.is_empty() {
         return Err(check.error("types", "is empty: expected at least one instance type"));
     }
-    Ok(Catalog { region, zones, types: specs })
+    let origins = Origins { on_demand: Origin { source, date }, spot: None };
+    Ok(Market { catalog: Catalog { region, zones, types: specs }, origins, ..Market::default() })
 }
 
-/// A price for a type or zone that the catalog does not have is an error: it would never be used.
-pub fn prices(
-    check: &Checker,
-    raw: raw::Prices,
-    catalog: &mut Catalog,
-) -> Result<BTreeMap<(String, String), HourlyPrice>, PolicyError> {
-    let raw::Prices { source: _, date: _, on_demand, spot } = raw;
-    for (index, entry) in on_demand.iter().enumerate() {
+/// Puts a price list over the catalog. A price for a type or zone that the catalog does not have is an error: it would
+/// never be used.
+pub fn prices(check: &Checker, raw: raw::Prices, market: &mut Market) -> Result<(), PolicyError> {
+    let raw::Prices { source, date, on_demand, spot } = raw;
+    let catalog = &mut market.catalog;
+    for (index, entry) in on_demand.into_iter().enumerate() {
         let key = |field: &str| format!("onDemand[{index}].{field}");
         check.instance_type(&key("type"), &entry.instance_type, catalog)?;
         let price = check.price(&key("price"), &entry.price)?;
         catalog.types.iter_mut().filter(|t| t.name == entry.instance_type).for_each(|t| t.on_demand = price);
+        market.own_prices.insert(entry.instance_type);
     }
-    let mut prices = BTreeMap::new();
     for (index, entry) in spot.into_iter().enumerate() {
         let key = |field: &str| format!("spot[{index}].{field}");
         check.instance_type(&key("type"), &entry.instance_type, catalog)?;
         check.zone(&key("zone"), &entry.zone, catalog)?;
         let price = check.price(&key("price"), &entry.price)?;
-        if prices.insert((entry.instance_type, entry.zone), price).is_some() {
+        if market.spot.insert((entry.instance_type, entry.zone), price).is_some() {
             return Err(check.error(format!("spot[{index}]"), "this type and zone is given twice"));
         }
     }
-    Ok(prices)
+    let origin = Origin { source, date };
+    if !market.own_prices.is_empty() {
+        market.origins.on_demand = origin.clone();
+    }
+    market.origins.spot = (!market.spot.is_empty()).then_some(origin);
+    Ok(())
 }

@@ -9,7 +9,7 @@ fn root(path: &str) -> PathBuf {
 }
 
 fn catalog() -> Catalog {
-    load_catalog(&root("provider-config/catalog-ec2.yaml")).unwrap()
+    load_market(&root("provider-config/catalog-ec2.yaml"), None, None).unwrap().catalog
 }
 
 /// What stands behind `<file>.yaml:` in each error: line, key, what was wrong and what was expected.
@@ -186,7 +186,9 @@ fn every_example_is_valid_by_its_schema_and_by_the_loader() {
     }
     assert!(validator(&crate::config::schema::catalog()).is_valid(&yaml(&root("provider-config/catalog-ec2.yaml"))));
     assert!(validator(&crate::config::schema::prices()).is_valid(&yaml(&root("integration/policy/prices.yaml"))));
-    load_prices(&root("integration/policy/prices.yaml"), &mut catalog()).unwrap();
+    let prices = root("integration/policy/prices.yaml");
+    let market = load_market(&root("provider-config/catalog-ec2.yaml"), None, Some(&prices)).unwrap();
+    assert!(market.origins.spot.is_some_and(|origin| !origin.date.is_empty()));
 }
 
 #[test]

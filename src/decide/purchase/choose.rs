@@ -424,6 +424,9 @@ impl Case<'_, '_> {
     /// What one more instance of a pool costs, if nothing speaks against it.
     fn price(&self, step: &Step, spec: &TypeSpec, pool: PoolId, surplus: HourlyPrice) -> Result<HourlyPrice, Why> {
         let place = OPTIONS.iter().position(|option| *option == step.option).expect("OPTIONS has all");
+        if self.planner.not_offered[self.index(pool)] {
+            return Err(Why::NotOffered);
+        }
         if self.planner.quarantined[place][self.index(pool)] {
             return Err(Why::Quarantined);
         }
@@ -534,7 +537,7 @@ fn stage(why: Why) -> u8 {
         Why::NotAllowed | Why::Denied | Why::Architecture | Why::Generation | Why::Burstable => 0,
         Why::NotBurstable | Why::AboveMaxVcpu | Why::AboveMaxMemory | Why::NotInAnnotation => 1,
         Why::TooSmall | Why::AboveBaseline => TOO_SMALL,
-        Why::ZoneNotAllowed | Why::OtherZone | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
+        Why::ZoneNotAllowed | Why::OtherZone | Why::NotOffered | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
         Why::NoReservation | Why::NotSpot => 4,
         Why::SurplusTooDear { .. } | Why::AbovePercent { .. } | Why::OverCap { .. } => 5,
         Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined | Why::TooManyAttempts { .. } => 6,

@@ -3,7 +3,8 @@
 use super::policy::Architecture;
 use crate::model::{HourlyPrice, Purchase};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The types and zones of a region, with on-demand prices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub struct Buying {
 }
 
 /// A catalog with what changes by the hour.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Market {
     pub catalog: Catalog,
     /// By type and zone. A pool without a price is not offered.
@@ -88,6 +89,50 @@ pub struct Market {
     pub quarantine: Vec<Quarantine>,
     /// Free addresses in a zone's subnets; None where nothing is known.
     pub free_addresses: BTreeMap<String, u32>,
+    /// Types that a zone does not have.
+    pub not_offered: BTreeSet<(String, String)>,
+    /// Types whose on-demand price the user has given: no other is believed.
+    pub own_prices: BTreeSet<String>,
+    pub origins: Origins,
+}
+
+/// Where prices are from, and of when they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Origins {
+    pub on_demand: Origin,
+    /// None: there are no spot prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spot: Option<Origin>,
+}
+
+/// In the words of a file, or of a cloud that was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    pub source: String,
+    pub date: String,
+}
+
+impl Origin {
+    /// The first moment of its date: of `2026`, `2026-07`, `2026-07-31` or a time. None for other words.
+    pub fn began(&self) -> Option<Timestamp> {
+        let text = self.date.trim();
+        let whole = match text.len() {
+            4 => format!("{text}-01-01"),
+            7 => format!("{text}-01"),
+            10 => text.to_owned(),
+            _ => return text.parse().ok(),
+        };
+        let date: jiff::civil::Date = whole.parse().ok()?;
+        Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let or_unknown = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
+        write!(f, "{}, from {}", or_unknown(&self.date), or_unknown(&self.source))
+    }
 }
 
 /// What the cloud had no capacity for. None stands for every one.
@@ -138,6 +183,18 @@ mod tests {
                 (family, generation, units),
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn a_price_lists_date_is_its_first_moment() {
+        let began =
+            |date: &str| Origin { source: String::new(), date: date.to_owned() }.began().map(|at| at.to_string());
+        for date in ["2026-07", "2026-07-01", "2026-07-01T00:00:00Z"] {
+            assert_eq!(began(date).as_deref(), Some("2026-07-01T00:00:00Z"), "{date}");
+        }
+        for date in ["", "July", "2026-13", "last week"] {
+            assert_eq!(began(date), None, "{date}");
         }
     }
 

@@ -20,6 +20,7 @@ pub struct Planner<'a> {
     /// The rest by pool: type x zones + zone.
     pub(super) spot: Vec<Option<HourlyPrice>>,
     pub(super) quarantined: [Vec<bool>; OPTIONS.len()],
+    pub(super) not_offered: Vec<bool>,
     pub(super) commitments: Vec<Vec<usize>>,
     pub(super) reservations: Vec<u32>,
     /// The room in each zone's subnets; u32::MAX where nothing is known.
@@ -34,7 +35,7 @@ pub(super) struct ClassTable {
 
 impl<'a> Planner<'a> {
     pub fn new(policy: &'a Policy, market: &'a Market, now: Timestamp) -> Self {
-        let Market { catalog, spot, reserved_memory_bytes: _, quarantine, free_addresses } = market;
+        let Market { catalog, spot, quarantine, free_addresses, not_offered, .. } = market;
         let Catalog { region: _, zones, types } = catalog;
         let mut types: Vec<&TypeSpec> = types.iter().collect();
         types.sort_by(|a, b| a.name.cmp(&b.name));
@@ -60,6 +61,7 @@ impl<'a> Planner<'a> {
             classes: policy.classes.iter().map(table).collect(),
             spot: pools.iter().map(|(t, z)| spot.get(&(t.name.clone(), (*z).to_owned())).copied()).collect(),
             quarantined: OPTIONS.map(short),
+            not_offered: pools.iter().map(|(t, z)| not_offered.contains(&(t.name.clone(), (*z).to_owned()))).collect(),
             commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t, z)).collect(),
             reservations: pools.iter().map(reserved).collect(),
             addresses: zones.iter().map(|z| free_addresses.get(*z).copied().unwrap_or(u32::MAX)).collect(),
@@ -72,7 +74,7 @@ impl<'a> Planner<'a> {
 }
 
 /// A type's place in the class's order, or why the class doesn't have it.
-fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Why> {
+pub(super) fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Why> {
     let named = |list: &Vec<TypeSelector>| {
         list.iter().any(|s| matches!(s, TypeSelector::Name(glob) if glob.is_exact() && glob.as_str() == spec.name))
     };

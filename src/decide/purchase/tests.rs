@@ -69,6 +69,7 @@ prop_compose! {
         short in prop::collection::vec((0usize..3, 0usize..6, 0usize..3, -5i64..10), 0..5),
         reserved in 0u64..2,
         free in prop::option::of(0u32..6),
+        missing in prop::collection::btree_set((0usize..6, 0usize..3), 0..3),
     ) -> Market {
         let types: Vec<TypeSpec> = types.into_iter().zip(NAMES).map(|((cpu, memory, price, burst), name)| TypeSpec {
             name: name.into(),
@@ -87,8 +88,9 @@ prop_compose! {
             zone: (zone > 0).then(|| ZONES[zone].into()),
             until: now() + SignedDuration::from_secs(ends),
         }).collect();
+        let not_offered = missing.into_iter().map(|(name, zone)| (NAMES[name].into(), ZONES[zone].into())).collect();
         let free_addresses = free.map(|n| ("a".to_owned(), n)).into_iter().collect();
-        Market { catalog: Catalog { region: "r".into(), zones, types }, spot, reserved_memory_bytes: reserved * 100, quarantine, free_addresses }
+        Market { catalog: Catalog { region: "r".into(), zones, types }, spot, reserved_memory_bytes: reserved * 100, quarantine, free_addresses, not_offered, ..Market::default() }
     }
 }
 
@@ -298,6 +300,9 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
             }
             for zone in market.catalog.zones.iter().filter(|zone| zone_fine(zone) && !full(zone)) {
                 let pool = (spec.name.clone(), zone.clone());
+                if market.not_offered.contains(&pool) {
+                    continue;
+                }
                 if market.quarantine.iter().any(|q| {
                     q.until > now()
                         && q.option.is_none_or(|o| o == step.option)

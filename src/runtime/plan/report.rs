@@ -3,7 +3,7 @@
 use super::manifests::{Manifests, Workload, allowed_values};
 use crate::decide::desired::pod_size;
 use crate::decide::purchase::policy::{Architecture, Sizing};
-use crate::decide::purchase::{Decision, Demand, Dropped, Ledger, Market, Outcome, Planner, Policy};
+use crate::decide::purchase::{Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy};
 use crate::kube::intent::pod_spec;
 use crate::model::{HourlyPrice, Purchase};
 use serde::Serialize;
@@ -15,6 +15,8 @@ const MONTH: u64 = 730;
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub region: String,
+    /// Where the prices are from.
+    pub prices: Origins,
     pub replicas: Vec<Replica>,
     pub totals: Totals,
     /// Objects that make no Pods.
@@ -125,7 +127,8 @@ impl Report {
             replicas[place].fill(planner, market, policy, demand, decision);
         }
         let totals = Totals::of(&replicas);
-        Self { region: market.catalog.region.clone(), replicas, totals, skipped: from.skipped }
+        let prices = market.origins.clone();
+        Self { region: market.catalog.region.clone(), prices, replicas, totals, skipped: from.skipped }
     }
 }
 

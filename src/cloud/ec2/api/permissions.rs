@@ -36,6 +36,28 @@ pub enum Right {
 pub struct Permission {
     pub action: &'static str,
     pub right: Right,
+    /// Nothing works without it. Without the others the catalog's figures are used.
+    pub needed: bool,
+}
+
+impl Permission {
+    fn of(action: &'static str, right: Right) -> Self {
+        Self { action, right, needed: true }
+    }
+
+    fn not_needed(self) -> Self {
+        Self { needed: false, ..self }
+    }
+
+    /// The price list knows no dry run: what a question of it came to.
+    pub fn of_price_list(answer: Result<(), Refusal>) -> Self {
+        let right = match answer {
+            Ok(()) => Right::Granted,
+            Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
+            Err(refusal) => Right::Unclear(refusal.to_string()),
+        };
+        Self::of("pricing:GetProducts", right).not_needed()
+    }
 }
 
 fn judge<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
@@ -51,7 +73,7 @@ where
         Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
         Err(refusal) => Right::Unclear(refusal.to_string()),
     };
-    Permission { action, right }
+    Permission::of(action, right)
 }
 
 /// Of a dry run on what does not exist.
@@ -146,6 +168,21 @@ impl Api {
                 "ec2:TerminateInstances",
                 client.terminate_instances().dry_run(true).instance_ids(&instance).send().await,
             ),
+            judge(
+                "ec2:DescribeInstanceTypes",
+                client.describe_instance_types().dry_run(true).max_results(5).send().await,
+            )
+            .not_needed(),
+            judge(
+                "ec2:DescribeInstanceTypeOfferings",
+                client.describe_instance_type_offerings().dry_run(true).max_results(5).send().await,
+            )
+            .not_needed(),
+            judge(
+                "ec2:DescribeSpotPriceHistory",
+                client.describe_spot_price_history().dry_run(true).max_results(5).send().await,
+            )
+            .not_needed(),
             judge_on_nothing("ec2:DeleteVolume", client.delete_volume().dry_run(true).volume_id(volume).send().await),
             judge_on_nothing(
                 "ec2:DeleteNetworkInterface",
