@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod claims;
 mod containers;
 mod inputs;
 mod kubelet_api;

@@ -20,6 +20,7 @@
 mod batch;
 mod file;
 
+pub use batch::Keep;
 pub use file::FileStore;
 
 use crate::model::{InstanceId, bootstrap::KeyFingerprint};
@@ -41,8 +42,9 @@ pub type Claims = BTreeMap<InstanceId, KeyFingerprint>;
 const QUEUE: usize = 256;
 /// A writer that loses this often in a row is not the only one at work for long: its callers come again.
 const ATTEMPTS: usize = 5;
-/// An instance that the cloud has not named for so long is gone. (Its list may lag behind by minutes.)
-const GONE_AFTER: Duration = Duration::from_secs(3600);
+/// An instance that the cloud has not named for so long is gone. (Its list may lag behind by minutes.) A ConfigMap has
+/// room for some 12,000 claims.
+const KEEP: Keep = Keep { gone_after: Duration::from_secs(3600), gone_soonest: Duration::from_secs(300), most: 10_000 };
 
 /// The claims as a whole, under a version.
 #[async_trait]
@@ -88,18 +90,19 @@ struct Claim {
 impl Ledger {
     /// The ledger, and the task that is its only writer.
     pub fn new(store: impl ClaimStore, cancel: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
-        Self::forgetting_after(GONE_AFTER, store, cancel)
+        Self::keeping(KEEP, store, cancel)
     }
 
-    fn forgetting_after(
-        gone_after: Duration,
+    /// [`Self::new`], with other bounds.
+    pub fn keeping(
+        keep: Keep,
         store: impl ClaimStore,
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (requests, taken) = mpsc::channel(QUEUE);
         let existing = watch::Sender::new(None);
         let (existing_now, missing) = (existing.subscribe(), BTreeMap::new());
-        let writer = Writer { store, known: None, existing: existing_now, missing, gone_after };
+        let writer = Writer { store, known: None, existing: existing_now, missing, keep };
         let writer = writer.run(taken, cancel);
         (Self { requests, existing }, writer)
     }
@@ -137,7 +140,7 @@ struct Writer<S> {
     existing: watch::Receiver<Option<BTreeSet<InstanceId>>>,
     /// Claimed, but not named by the cloud: since when.
     missing: BTreeMap<InstanceId, Instant>,
-    gone_after: Duration,
+    keep: Keep,
 }
 
 impl<S: ClaimStore> Writer<S> {
@@ -204,8 +207,8 @@ impl<S: ClaimStore> Writer<S> {
         for _ in 0..ATTEMPTS {
             self.load(remembered).await?;
             let Some(known) = &self.known else { continue };
-            let gone = self.missing.iter().filter(|(_, since)| since.elapsed() >= self.gone_after);
-            let gone: Vec<InstanceId> = gone.map(|(id, _)| id.clone()).collect();
+            let missing = self.missing.iter().map(|(id, since)| (id, since.elapsed()));
+            let gone = batch::gone(missing, known.claims.len() + claims.len(), &self.keep);
             let asked = claims.iter().map(|claim| (&claim.instance, claim.key));
             let Some(next) = batch::next(&known.claims, remembered, asked, &gone) else { return Ok(()) };
             // Until it is known how this ends.

@@ -150,9 +150,9 @@ async fn claims_that_somebody_removed_are_put_back() {
 
 #[tokio::test]
 async fn what_the_cloud_has_not_named_for_long_is_forgotten_with_a_later_claim() {
-    for (gone_after, forgotten) in [(Duration::ZERO, true), (GONE_AFTER, false)] {
+    for (gone_after, forgotten) in [(Duration::ZERO, true), (KEEP.gone_after, false)] {
         let store = Memory::default();
-        let (ledger, writer) = Ledger::forgetting_after(gone_after, store.clone(), CancellationToken::new());
+        let (ledger, writer) = Ledger::keeping(Keep { gone_after, ..KEEP }, store.clone(), CancellationToken::new());
         let _writer = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(writer));
         for n in 1..=3 {
             ledger.claim(&id(n), key(n)).await.unwrap();

@@ -1,7 +1,7 @@
 //! The claims of instances in a ConfigMap, for replicas that must agree: a line for each, instance id -> key.
 //!
 //! Its version is the object's resourceVersion: of two that write over the same, the API server lets one.
-//! A ConfigMap holds 1 MiB, which is some 10,000 instances at a time.
+//! A ConfigMap holds 1 MiB, which is some 12,000 instances at a time; the ledger keeps below it.
 
 use super::why;
 use crate::claims::{ClaimStore, Claims, Replaced, Stored, Version};
