@@ -1,31 +1,27 @@
 //! An API server, a cloud and agents in memory, which outlive the provider.
 
+mod invariants;
+mod machine;
+mod shop;
+
+pub use shop::{buying, class, config};
+
 use super::super::{ADOPTION, Effect, Fact, World, WorldConfig};
-use crate::decide::placement::BatchWindow;
 use crate::decide::{
     desired::Refs,
-    fixtures::{at, container_spec, instance, intent, report},
-    placement::Order,
-    purchase::{
-        Buying, Catalog, Market, Policy, TypeSpec,
-        policy::{
-            Architecture, Class, CreditMode, Credits, Ice, Instances, Interruption, Match, Overrides, Placement,
-            Sizing, Step, Ttl,
-        },
-    },
-    status::{Phase, PodStatus, Recorded},
+    fixtures::{at, container_spec, instance, intent},
+    placement::{BatchWindow, Order},
+    purchase::Buying,
+    status::{PodStatus, Recorded},
 };
 use crate::model::{
-    Allocation, ContainerKind, ContainerReport, ContainerState, Deletion, DesiredPod, HourlyPrice, InstanceId,
-    InstanceRecord, InstanceState, NodeName, Notice, PodIntent, PodReport, PodSpec, PodUid, Purchase, RestartPolicy,
-    Shortage, Termination, tag,
+    ContainerKind, ContainerState, Deletion, DesiredPod, InstanceId, InstanceRecord, InstanceState, NodeName, Notice,
+    PodIntent, PodSpec, PodUid, RestartPolicy, Shortage, Termination, tag,
 };
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use machine::{Held, Machine, Object};
+use std::{collections::BTreeMap, sync::Arc};
 
 const GRACE: u64 = 5;
 
@@ -49,143 +45,6 @@ pub struct Sim {
     pub told: Vec<String>,
     /// What happened that must not.
     pub wrongs: Vec<String>,
-}
-
-/// A Pod in the API server.
-struct Object {
-    intent: Arc<PodIntent>,
-    status: Option<PodStatus>,
-}
-
-/// A machine with its agent.
-struct Machine {
-    record: InstanceRecord,
-    connected: bool,
-    /// What the link keeps for it in this life of the provider.
-    desired: Option<Arc<DesiredPod>>,
-    holds: Option<Held>,
-    notices: Vec<Notice>,
-}
-
-impl Machine {
-    fn lives(&self) -> bool {
-        self.record.state == InstanceState::Running
-    }
-
-    fn taken_at(&self) -> Option<Timestamp> {
-        self.notices.iter().find_map(|notice| match notice {
-            Notice::Interruption { at } => Some(*at),
-            _ => None,
-        })
-    }
-
-    /// It runs this Pod, and has not stopped it.
-    fn holds(&self, uid: &PodUid) -> bool {
-        self.lives() && self.holds.as_ref().is_some_and(|h| h.desired.uid == *uid && !h.terminated)
-    }
-
-    fn serves(&self, uid: &PodUid) -> bool {
-        let running = |h: &Held| matches!(h.state, Some(ContainerState::Running { .. }));
-        self.holds(uid) && self.holds.as_ref().is_some_and(running)
-    }
-}
-
-struct Held {
-    desired: Arc<DesiredPod>,
-    state: Option<ContainerState>,
-    terminated: bool,
-}
-
-impl Held {
-    fn restarts(&self) -> bool {
-        let ended = matches!(self.state, Some(ContainerState::Terminated(_)));
-        ended && self.desired.restart_policy == RestartPolicy::Always
-    }
-
-    fn report(&self) -> PodReport {
-        let waiting = ContainerState::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
-        let main = report("main", ContainerKind::App, self.state.clone().unwrap_or(waiting));
-        let runs = matches!(main.state, ContainerState::Running { .. });
-        let container_id = self.state.as_ref().map(|_| format!("containerd://{}", self.desired.uid));
-        PodReport {
-            uid: self.desired.uid.clone(),
-            generation: self.desired.generation,
-            sandbox_ready_at: None,
-            pod_ip: None,
-            containers: vec![ContainerReport { container_id, started: runs, ready: runs, ..main }],
-            terminated: self.terminated,
-        }
-    }
-}
-
-fn spec(name: &str, cpu_millis: u64, price: u64) -> TypeSpec {
-    TypeSpec {
-        name: name.to_owned(),
-        architecture: Architecture::Amd64,
-        cpu_millis,
-        memory_bytes: 1 << 30,
-        on_demand: HourlyPrice(price),
-        burst: None,
-    }
-}
-
-/// Any type, on demand.
-pub fn class(name: &str) -> Class {
-    Class {
-        name: name.to_owned(),
-        weight: 0,
-        matches: Match::default(),
-        purchase: vec![Step {
-            option: Purchase::OnDemand,
-            allocation: Allocation::LowestPrice,
-            min_pools: 0,
-            max_percent_of_on_demand: None,
-            after_ice: false,
-        }],
-        instances: Instances { max_candidates: 60, ..Instances::default() },
-        sizing: Sizing::Requests { cpu_millis: 250, memory_bytes: 1 << 20 },
-        credits: Credits { mode: CreditMode::Unlimited, max_surplus: None },
-        mix: None,
-        placement: Placement::default(),
-        max_hourly: None,
-        use_commitments: true,
-    }
-}
-
-/// One type, one class: the cheapest that holds a Pod.
-pub fn buying() -> Buying {
-    let register = SignedDuration::from_hours(10);
-    let policy = Policy {
-        classes: vec![class("default")],
-        limits: Vec::new(),
-        standby: Vec::new(),
-        commitments: Vec::new(),
-        reservations: Vec::new(),
-        ice: Ice { quarantine: SignedDuration::from_secs(10), max_attempts: 4 },
-        ttl: Ttl { launch: SignedDuration::from_mins(5), register, max_lifetime: None },
-        interruption: Interruption::default(),
-        overrides: Overrides::default(),
-        reserve: crate::decide::reserve::Policy::default(),
-    };
-    let catalog = Catalog {
-        region: "local".to_owned(),
-        zones: vec!["zone-a".to_owned()],
-        types: vec![spec("small", 2000, 5200), spec("medium", 2000, 9000)],
-    };
-    Buying { policy, market: Market { catalog, ..Market::default() } }
-}
-
-pub fn config() -> WorldConfig {
-    WorldConfig {
-        zones: [(NodeName::new("pilotlight-a"), "zone-a".to_owned())].into(),
-        address: [10, 0, 0, 1].into(),
-        buying: Arc::new(buying()),
-        pods_per_node: 100,
-        batch_window: BatchWindow::default(),
-        keep_completed: SignedDuration::from_secs(20),
-        dns_server: [10, 0, 0, 10].into(),
-        dns_domain: "cluster.local".to_owned(),
-    }
 }
 
 impl Sim {
@@ -619,15 +478,6 @@ impl Sim {
         }
     }
 
-    /// Who takes over must serve, unless what served before is gone or about to be.
-    fn check_switch(&mut self, uid: &PodUid, was: Option<InstanceId>, is: Option<InstanceId>) {
-        let (Some(was), Some(is)) = (was, is) else { return };
-        let doomed = self.machines.get(&was).is_none_or(|m| !m.lives() || m.taken_at().is_some());
-        if was != is && !doomed && !self.machines.get(&is).is_some_and(|m| m.serves(uid)) {
-            self.wrongs.push(format!("{uid} went from {was}, which lives, to {is}, which does not serve"));
-        }
-    }
-
     /// An agent takes up a newer desired state of the same Pod; an instance serves one Pod in its life.
     fn deliver(&mut self, id: &InstanceId, desired: Arc<DesiredPod>) {
         let uid = &desired.uid;
@@ -685,51 +535,6 @@ impl Sim {
             }
             self.end_machine(&id);
         }
-    }
-
-    // --- what must be so ---
-
-    /// Which instance the API server says that each Pod has.
-    pub fn bindings(&self) -> BTreeMap<PodUid, String> {
-        let of = |object: &Object| object.status.as_ref()?.annotations.get("pilotlight.dev/instance-id").cloned();
-        self.objects.iter().filter_map(|(uid, object)| Some((uid.clone(), of(object)?))).collect()
-    }
-
-    pub fn check_settled(&mut self) {
-        let mut wrongs = Vec::new();
-        let waits = [Some("NoInstanceTypeFits"), Some("CostLimitReached")];
-        let mut needed = BTreeSet::new();
-        for (uid, object) in &self.objects {
-            let phase = object.status.as_ref().map(|s| s.phase);
-            let reason = object.status.as_ref().and_then(|s| s.reason.clone());
-            let holders: Vec<&InstanceId> = self
-                .machines
-                .iter()
-                .filter(|(_, m)| m.lives() && m.holds.as_ref().is_some_and(|h| h.desired.uid == *uid))
-                .map(|(id, _)| id)
-                .collect();
-            if object.intent.deletion.is_some() {
-                wrongs.push(format!("{uid} was deleted and is still there"));
-            }
-            match (phase, holders.as_slice()) {
-                (Some(Phase::Running), [one]) => {
-                    let own = object.status.as_ref().and_then(PodStatus::instance);
-                    if own != Some(one.as_str()) {
-                        wrongs.push(format!("{uid} runs on {one}, and its status names {own:?}"));
-                    }
-                    needed.insert((*one).clone());
-                }
-                (Some(Phase::Succeeded | Phase::Failed), []) => {}
-                (Some(Phase::Pending), []) if waits.contains(&reason.as_deref()) => {}
-                other => wrongs.push(format!("{uid} settled as {other:?}, {reason:?}")),
-            }
-        }
-        for (id, machine) in &self.machines {
-            if machine.lives() && !needed.contains(id) {
-                wrongs.push(format!("{id} runs for nobody"));
-            }
-        }
-        self.wrongs.extend(wrongs);
     }
 }
 
