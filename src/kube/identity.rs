@@ -3,7 +3,7 @@
 //! provider.yaml), and what is served on its kubelet port may be signed by another signer or by itself.
 //!
 //! ```text
-//!   saved and fresh? --yes--> use it
+//!   saved, fresh and of this address? --yes--> use it
 //!        | no
 //!        v
 //!   key made here -> CSR object -> approved -> signed by the cluster -> saved (0600) -> use it
@@ -182,6 +182,7 @@ async fn obtain(
     let file = dir.join(format!("{}.{suffix}.pem", request.node));
     if let Some(identity) = load(&file)
         && fresh(&identity, Timestamp::now())
+        && names(&identity, request.ips)
     {
         return Ok(identity);
     }
@@ -296,6 +297,28 @@ fn fresh(identity: &Identity, now: Timestamp) -> bool {
     renew_at(identity).is_some_and(|at| now < at)
 }
 
+/// Whether the certificate is for all these addresses: the configured one may have changed since it was signed.
+fn names(identity: &Identity, ips: &[IpAddr]) -> bool {
+    let named = || -> Option<Vec<IpAddr>> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(identity.certificate_pem.as_bytes()).ok()?;
+        let certificate = pem.parse_x509().ok()?;
+        let names = certificate.subject_alternative_name().ok()??.value.general_names.iter();
+        let address = |octets: &[u8]| match octets.len() {
+            4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+            _ => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+        };
+        Some(
+            names
+                .filter_map(|name| match name {
+                    x509_parser::extensions::GeneralName::IPAddress(octets) => address(octets),
+                    _ => None,
+                })
+                .collect(),
+        )
+    };
+    ips.is_empty() || named().is_some_and(|named| ips.iter().all(|ip| named.contains(ip)))
+}
+
 fn load(file: &Path) -> Option<Identity> {
     let text = std::fs::read_to_string(file).ok()?;
     let split = text.find("-----BEGIN PRIVATE KEY-----")?;
@@ -313,4 +336,25 @@ fn save(file: &Path, identity: &Identity) -> std::io::Result<()> {
     writeln!(out, "{}\n{}", identity.certificate_pem.trim_end(), identity.key_pem.trim_end())?;
     out.sync_all()?;
     std::fs::rename(temporary, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn kept(dir: &Path, ip: [u8; 4]) -> Identity {
+        let node = NodeName::new("pilotlight-a");
+        let ips = [IpAddr::from(ip)];
+        let request = Request { signer: SELF, usage: "server auth", node: &node, ips: &ips };
+        obtain(dir, &request, std::future::ready(self_signed(&request))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_kept_serving_certificate_is_used_again_unless_the_address_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = kept(dir.path(), [10, 0, 0, 1]).await;
+        let same = |other: &Identity| first.certificate_pem.trim_end() == other.certificate_pem.trim_end();
+        assert!(same(&kept(dir.path(), [10, 0, 0, 1]).await));
+        assert!(!same(&kept(dir.path(), [10, 0, 0, 2]).await));
+    }
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use super::ledger::coverage;
-use super::policy::{Commitment, Policy};
+use super::policy::Policy;
 use super::{Catalog, Demand, TypeSpec, choose};
 use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
@@ -54,7 +54,9 @@ pub fn bill(policy: &Policy, catalog: &Catalog, running: &[Running]) -> Vec<Hour
         for commitment in &policy.commitments {
             let mut left = commitment.whole();
             for due in due.iter_mut().filter(|due| coverage(commitment, due.spec, due.zone) == Some(kind)) {
-                due.rest = cover(commitment, &mut left, due.spec, due.rest);
+                let (amount, uncovered) = commitment.cover(left, due.spec, due.rest);
+                left -= amount;
+                due.rest = uncovered;
             }
         }
     }
@@ -66,21 +68,3 @@ pub fn bill(policy: &Policy, catalog: &Catalog, running: &[Running]) -> Vec<Hour
 
 /// The last of [`coverage`]'s kinds.
 const LAST_KIND: u8 = 3;
-
-/// What of `rest` is left to pay after the commitment, of which `left` is left. Rounded up.
-fn cover(commitment: &Commitment, left: &mut u64, spec: &TypeSpec, rest: u64) -> u64 {
-    let share = |of: u64| (u128::from(of) * u128::from(rest)).div_ceil(u128::from(spec.on_demand.0.max(1)));
-    let whole = match commitment {
-        // All of a machine or nothing.
-        Commitment::Zonal { .. } if rest < spec.on_demand.0 => return rest,
-        Commitment::Zonal { .. } => 1,
-        Commitment::Regional { .. } => share(spec.normalized_units().unwrap_or(u64::MAX)),
-        Commitment::SavingsPlan { discount_percent, .. } => {
-            (u128::from(rest) * u128::from(100 - discount_percent)).div_ceil(100)
-        }
-    };
-    let amount = whole.min(u128::from(*left));
-    *left -= u64::try_from(amount).expect("at most what was left");
-    let uncovered = u128::from(rest) * (whole - amount);
-    u64::try_from(uncovered.div_ceil(whole.max(1))).expect("a part of what fits")
-}

@@ -45,8 +45,8 @@ pub struct Choice {
     pub zone: String,
     /// After commitments, with surplus credits: what one more costs.
     pub price: HourlyPrice,
-    /// What a commitment pays of it.
-    pub drawn: Option<Draw>,
+    /// What commitments pay of it.
+    pub drawn: Vec<Draw>,
     pub surplus: HourlyPrice,
     /// The group it counts in.
     pub group: String,
@@ -94,7 +94,7 @@ impl Decision {
             instance_type: choice.instance_type.clone(),
             zone: choice.zone.clone(),
             price: choice.price,
-            drawn: choice.drawn,
+            drawn: choice.drawn.clone(),
         })
     }
 }
@@ -179,7 +179,7 @@ impl<'a> Planner<'a> {
         let zone_id = self.zones.binary_search(&zone).ok();
         let covered = matches!(offer.purchase, Purchase::OnDemand | Purchase::Burstable)
             && known.is_none_or(|class| class.use_commitments);
-        let drawn = type_id.zip(zone_id).filter(|_| covered).and_then(|(type_id, zone_id)| {
+        let drawn = type_id.zip(zone_id).filter(|_| covered).map(|(type_id, zone_id)| {
             let matching = &self.commitments[type_id * self.zones.len() + zone_id];
             ledger.after_commitments(&self.policy.commitments, matching, self.types[type_id]).1
         });
@@ -191,7 +191,7 @@ impl<'a> Planner<'a> {
             instance_type: offer.instance_type.clone(),
             zone: zone.to_owned(),
             price: offer.price,
-            drawn,
+            drawn: drawn.unwrap_or_default(),
         }
     }
 
@@ -414,7 +414,7 @@ impl Case<'_, '_> {
             instance_type: spec.name.clone(),
             zone: self.planner.zone(best.pool.zone).to_owned(),
             price: best.price,
-            drawn: self.bare_price(step.option, spec, best.pool).ok().and_then(|(_, drawn)| drawn),
+            drawn: self.bare_price(step.option, spec, best.pool).map_or_else(|_| Vec::new(), |(_, drawn)| drawn),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
             alternatives: offers[1..].iter().map(|offer| (offer.pool, offer.price)).collect(),
@@ -455,20 +455,20 @@ impl Case<'_, '_> {
     }
 
     /// Without surplus credits.
-    fn bare_price(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Result<(HourlyPrice, Option<Draw>), Why> {
+    fn bare_price(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Result<(HourlyPrice, Vec<Draw>), Why> {
         let planner = self.planner;
         match option {
-            Purchase::Spot => planner.spot[self.index(pool)].map(|price| (price, None)).ok_or(Why::NotSpot),
+            Purchase::Spot => planner.spot[self.index(pool)].map(|price| (price, Vec::new())).ok_or(Why::NotSpot),
             Purchase::CapacityReservation => {
                 // It is paid for whether used or not: one more instance in it costs nothing more.
                 let reserved = planner.reservations[self.index(pool)];
                 let free = reserved > 0 && self.ledger.reserved(&spec.name, planner.zone(pool.zone)) < reserved;
-                if free { Ok((HourlyPrice(0), None)) } else { Err(Why::NoReservation) }
+                if free { Ok((HourlyPrice(0), Vec::new())) } else { Err(Why::NoReservation) }
             }
             Purchase::OnDemand | Purchase::Burstable => {
                 let matching = &planner.commitments[self.index(pool)];
                 if matching.is_empty() || !self.class.use_commitments {
-                    return Ok((spec.on_demand, None));
+                    return Ok((spec.on_demand, Vec::new()));
                 }
                 Ok(self.ledger.after_commitments(&planner.policy.commitments, matching, spec))
             }

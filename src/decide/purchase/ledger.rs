@@ -17,8 +17,8 @@ pub struct Live {
     pub zone: String,
     /// After commitments.
     pub price: HourlyPrice,
-    /// On which the commitment was drawn, if on any.
-    pub drawn: Option<Draw>,
+    /// The commitments that pay a part of it.
+    pub drawn: Vec<Draw>,
 }
 
 /// What an instance takes of a commitment: whole machines, hundredths of a unit, or micro-dollars.
@@ -79,10 +79,10 @@ impl Ledger {
         if live.option == Purchase::CapacityReservation {
             *self.reserved.entry((live.instance_type.clone(), live.zone.clone())).or_default() += 1;
         }
-        if let Some(draw) = live.drawn
-            && let Some(left) = self.left.get_mut(draw.commitment)
-        {
-            *left = left.saturating_sub(draw.amount);
+        for draw in &live.drawn {
+            if let Some(left) = self.left.get_mut(draw.commitment) {
+                *left = left.saturating_sub(draw.amount);
+            }
         }
     }
 
@@ -108,33 +108,31 @@ impl Ledger {
         self.reserved.get(&(instance_type.to_owned(), zone.to_owned())).copied().unwrap_or(0)
     }
 
-    /// What one more of this type on demand costs after the commitments numbered in `matching`, which
-    /// are tried in that order; the first that has something left is drawn on. Rounded up.
+    /// What one more of this type on demand costs after the commitments numbered in `matching`, which are
+    /// drawn on in that order: what one leaves uncovered is the next one's. Rounded up.
     pub fn after_commitments(
         &self,
         commitments: &[Commitment],
         matching: &[usize],
         spec: &TypeSpec,
-    ) -> (HourlyPrice, Option<Draw>) {
-        for &index in matching {
-            let left = self.left.get(index).copied().unwrap_or(0);
+    ) -> (HourlyPrice, Vec<Draw>) {
+        let mut rest = spec.on_demand.0;
+        let mut draws = Vec::new();
+        for &commitment in matching {
+            let left = self.left.get(commitment).copied().unwrap_or(0);
             if left == 0 {
                 continue;
             }
-            let whole = match &commitments[index] {
-                Commitment::Zonal { .. } => 1,
-                Commitment::Regional { .. } => spec.normalized_units().unwrap_or(u64::MAX),
-                Commitment::SavingsPlan { discount_percent, .. } => {
-                    (spec.on_demand.0 * u64::from(100 - discount_percent)).div_ceil(100)
-                }
-            };
-            let amount = whole.min(left);
-            let uncovered = u128::from(spec.on_demand.0) * u128::from(whole - amount);
-            let rest = if whole == 0 { 0 } else { uncovered.div_ceil(u128::from(whole)) };
-            let price = HourlyPrice(u64::try_from(rest).expect("a part of a price that fits"));
-            return (price, Some(Draw { commitment: index, amount }));
+            let (amount, uncovered) = commitments[commitment].cover(left, spec, rest);
+            rest = uncovered;
+            if amount > 0 {
+                draws.push(Draw { commitment, amount });
+            }
+            if rest == 0 {
+                break;
+            }
         }
-        (spec.on_demand, None)
+        (HourlyPrice(rest), draws)
     }
 }
 
@@ -154,6 +152,24 @@ impl Commitment {
             Self::Regional { units, .. } => *units,
             Self::SavingsPlan { hourly, .. } => hourly.0,
         }
+    }
+
+    /// What it gives of the `left` that it still has for the `rest` of a machine's list price that nothing has covered
+    /// yet, and what is uncovered then. Rounded up.
+    pub(super) fn cover(&self, left: u64, spec: &TypeSpec, rest: u64) -> (u64, u64) {
+        let share = |of: u64| (u128::from(of) * u128::from(rest)).div_ceil(u128::from(spec.on_demand.0.max(1)));
+        let whole = match self {
+            // All of a machine or nothing.
+            Self::Zonal { .. } if rest < spec.on_demand.0 => return (0, rest),
+            Self::Zonal { .. } => 1,
+            Self::Regional { .. } => share(spec.normalized_units().unwrap_or(u64::MAX)),
+            Self::SavingsPlan { discount_percent, .. } => {
+                (u128::from(rest) * u128::from(100 - discount_percent)).div_ceil(100)
+            }
+        };
+        let amount = whole.min(u128::from(left));
+        let uncovered = (u128::from(rest) * (whole - amount)).div_ceil(whole.max(1));
+        (u64::try_from(amount).expect("at most what was left"), u64::try_from(uncovered).expect("a part of what fits"))
     }
 }
 

@@ -186,55 +186,56 @@ struct Bought {
     option: Purchase,
     pool: (String, String),
     price: u64,
-    drawn: Option<(usize, u64)>,
+    drawn: Vec<(usize, u64)>,
 }
 
 const fn firm(option: Purchase) -> bool {
     !matches!(option, Purchase::Spot)
 }
 
-/// Price and draw of one more on demand.
-fn oracle_on_demand(policy: &Policy, spec: &TypeSpec, zone: &str, bought: &[Bought]) -> (u64, Option<(usize, u64)>) {
+/// Price and draws of one more on demand. The rest is what nothing has covered of the list price yet.
+fn oracle_on_demand(policy: &Policy, spec: &TypeSpec, zone: &str, bought: &[Bought]) -> (u64, Vec<(usize, u64)>) {
     let used = |index: usize| -> u64 {
-        bought.iter().filter_map(|b| b.drawn).filter(|(i, _)| *i == index).map(|(_, n)| n).sum()
+        bought.iter().flat_map(|b| &b.drawn).filter(|(i, _)| *i == index).map(|(_, n)| n).sum()
     };
     // Sizes of NAMES, in hundredths of a `small`.
     let sizes = [("nano", 25), ("small", 100), ("medium", 200), ("large", 400), ("xlarge", 800)];
     let units = sizes.iter().find(|(size, _)| spec.name.ends_with(&format!(".{size}"))).unwrap().1;
+    let list = spec.on_demand.0;
+    let (mut rest, mut draws) = (list, Vec::new());
     for wanted_rank in 0..4 {
         for (index, commitment) in policy.commitments.iter().enumerate() {
-            match commitment {
-                Commitment::Zonal { instance_type, zone: z, count }
-                    if wanted_rank == 0
-                        && *instance_type == spec.name
-                        && z == zone
-                        && used(index) < u64::from(*count) =>
-                {
-                    return (0, Some((index, 1)));
+            let (rank, covers, all) = match commitment {
+                Commitment::Zonal { instance_type, zone: z, count } => {
+                    (0, *instance_type == spec.name && z == zone, u64::from(*count))
                 }
-                Commitment::Regional { family, units: all }
-                    if wanted_rank == 1 && spec.name.starts_with(family.as_str()) && used(index) < *all =>
-                {
-                    let covered = (all - used(index)).min(units);
-                    return ((spec.on_demand.0 * (units - covered)).div_ceil(units), Some((index, covered)));
+                Commitment::Regional { family, units } => (1, spec.name.starts_with(family.as_str()), *units),
+                Commitment::SavingsPlan { family: Some(family), hourly, .. } => {
+                    (2, spec.name.starts_with(family.as_str()), hourly.0)
                 }
-                Commitment::SavingsPlan { family, hourly, discount_percent }
-                    if wanted_rank == if family.is_some() { 2 } else { 3 }
-                        && family.as_ref().is_none_or(|family| spec.name.starts_with(family.as_str())) =>
-                {
-                    let left = hourly.0 - used(index);
-                    let whole = (spec.on_demand.0 * u64::from(100 - discount_percent)).div_ceil(100);
-                    if left >= whole && left > 0 {
-                        return (0, Some((index, whole)));
-                    } else if left > 0 {
-                        return ((spec.on_demand.0 * (whole - left)).div_ceil(whole), Some((index, left)));
-                    }
+                Commitment::SavingsPlan { family: None, hourly, .. } => (3, true, hourly.0),
+            };
+            let left = all - used(index);
+            if rank != wanted_rank || !covers || left == 0 || rest == 0 {
+                continue;
+            }
+            let needed = match commitment {
+                Commitment::Zonal { .. } => 1,
+                Commitment::Regional { .. } => (units * rest).div_ceil(list),
+                Commitment::SavingsPlan { discount_percent, .. } => {
+                    (rest * u64::from(100 - discount_percent)).div_ceil(100)
                 }
-                _ => {}
+            };
+            if left >= needed {
+                draws.push((index, needed));
+                rest = 0;
+            } else {
+                draws.push((index, left));
+                rest = (rest * (needed - left)).div_ceil(needed);
             }
         }
     }
-    (spec.on_demand.0, None)
+    (rest, draws)
 }
 
 /// The best key among all that is allowed, every candidate that has it, and what each books.
@@ -314,7 +315,7 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                 }
                 let (bare, drawn) = match step.option {
                     Purchase::Spot => match market.spot.get(&pool) {
-                        Some(price) => (price.0, None),
+                        Some(price) => (price.0, Vec::new()),
                         None => {
                             shortage = true;
                             continue;
@@ -331,7 +332,7 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                         if used >= all {
                             continue;
                         }
-                        (0, None)
+                        (0, Vec::new())
                     }
                     Purchase::OnDemand | Purchase::Burstable => oracle_on_demand(policy, spec, zone, bought),
                 };

@@ -170,7 +170,7 @@ impl Replica {
             hourly: choice.price,
             monthly: monthly(choice.price),
             surplus_hourly: choice.surplus,
-            covered: choice.drawn.is_some(),
+            covered: !choice.drawn.is_empty(),
             on_demand_type,
             on_demand_hourly,
             next: choice.alternatives.iter().map(name).collect(),

@@ -102,6 +102,19 @@ fn what_one_leaves_uncovered_is_the_next_ones_in_the_clouds_order_whatever_the_f
 }
 
 #[test]
+fn the_next_instance_is_priced_by_all_commitments_that_have_something_left_for_it() {
+    let compute = Commitment::SavingsPlan { family: None, hourly: HourlyPrice(70_000), discount_percent: 30 };
+    let commitments = vec![compute, regional(400)];
+    let policy = Policy { commitments, ..policy(vec![]) };
+    let xlarge = sized("m6i.xlarge", 200_000);
+    let matching = super::super::ledger::matching(&policy.commitments, &xlarge, "a");
+    let (price, draws) = Ledger::new(&policy).after_commitments(&policy.commitments, &matching, &xlarge);
+    // Half of it is the Reserved Instance's; the other half costs 0.1, 0.07 of the plan's.
+    let by = |commitment, amount| Draw { commitment, amount };
+    assert_eq!((price, draws), (HourlyPrice(0), vec![by(1, 400), by(0, 70_000)]));
+}
+
+#[test]
 fn when_what_was_covered_ends_the_commitment_covers_another() {
     let one = [regional(400)];
     assert_eq!(billed(&one, &[("m6i.large", "a"), ("m6i.large", "b")]), [0, 100_000]);
