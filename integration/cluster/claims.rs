@@ -2,7 +2,6 @@
 
 use crate::support::*;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
 use pilotlight::{
     claims::{Keep, Ledger},
     config::SecretRef,
@@ -118,8 +117,7 @@ async fn thousands_of_claims_have_room_and_beyond_it_those_who_are_gone_longest_
     let space = Space::new("claims-many").await;
     let keep = Keep { gone_after: Duration::from_secs(3600), gone_soonest: Duration::ZERO, most: MANY };
     let replica = Replica::keeping(&space, Some(keep)).await;
-    let all = futures::future::join_all((0..MANY).map(|n| replica.claim(n, &n.to_string()))).await;
-    assert_eq!(all.len(), MANY);
+    futures::future::join_all((0..MANY).map(|n| replica.claim(n, "its"))).await;
     let size = |data: &BTreeMap<String, String>| data.iter().map(|(id, key)| id.len() + key.len()).sum::<usize>();
     let data = kept(&space).await;
     assert_eq!(data.len(), MANY);
@@ -132,5 +130,5 @@ async fn thousands_of_claims_have_room_and_beyond_it_those_who_are_gone_longest_
     assert!(data.len() <= MANY, "{} are kept", data.len());
     let there = |n: usize| data.contains_key(&id(n).to_string());
     assert!((0..100).all(there) && (MANY..MANY + 50).all(there), "who lives is kept");
-    assert_eq!(replica.claim(5, "another's").await, of("5"));
+    assert_eq!(replica.claim(5, "another's").await, of("its"));
 }

@@ -18,13 +18,13 @@ fn large(name: &str, class: &str, cpu: &str, memory: &str) -> Value {
 }
 
 /// A counter's or gauge's value in the metrics' text.
-fn sample(text: &str, name: &str) -> Option<f64> {
+fn sample(text: &str, name: &str) -> Option<i64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-fn refreshes(kind: &str, result: &str) -> f64 {
+fn refreshes(kind: &str, result: &str) -> i64 {
     let name = format!("pilotlight_refreshes_total{{kind=\"{kind}\",result=\"{result}\"}}");
-    sample(&metrics(), &name).unwrap_or(0.)
+    sample(&metrics(), &name).unwrap_or(0)
 }
 
 #[tokio::test]
@@ -118,8 +118,8 @@ async fn an_account_that_may_not_ask_for_prices_is_served_by_the_files_and_it_is
     provider(&["kill"]);
     provider(&["up", "--ec2"]);
     for kind in ["types", "zones", "on-demand", "spot"] {
-        until("it is refused", || refreshes(kind, "denied") == 1.).await;
-        assert_eq!(refreshes(kind, "told"), 0., "{kind}");
+        until("it is refused", || refreshes(kind, "denied") == 1).await;
+        assert_eq!(refreshes(kind, "told"), 0, "{kind}");
     }
     space.apply(&of_class("by-file", "larger")).await;
     let pod = space.until_running("by-file").await;
@@ -132,5 +132,5 @@ async fn an_account_that_may_not_ask_for_prices_is_served_by_the_files_and_it_is
     script("{}");
     provider(&["kill"]);
     provider(&["up", "--ec2"]);
-    until("it is told again", || refreshes("on-demand", "told") == 1.).await;
+    until("it is told again", || refreshes("on-demand", "told") == 1).await;
 }

@@ -76,11 +76,6 @@ pub fn announce(instance: &str, told: &str) {
     curl(&["-X", "PUT", "--data-raw", told], &format!("instances/{instance}/metadata"));
 }
 
-/// A spot interruption, as EC2 does one: the notice, and after so many seconds the end.
-pub fn interrupt(instance: &str, seconds: u32) {
-    curl(&["-X", "POST"], &format!("instances/{instance}/interrupt?seconds={seconds}"));
-}
-
 /// The provider's metrics.
 pub fn metrics() -> String {
     Cluster::get().inside(&["curl", "-sSf", "http://127.0.0.1:10280/metrics"])
