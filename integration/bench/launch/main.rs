@@ -94,7 +94,8 @@ fn settings(args: &Args, pods: usize, launches: &Value) -> Value {
     json!({
         "limits": {"cpu": "2000", "memory": "8Ti", "pods": pods + 10},
         "costPolicy": args.repository.join("integration/bench/launch/cost-policy.yaml"),
-        "cloud": {"ec2": {"launches": launches}},
+        // What EC2 sells is asked for every few hours; moto's lists of types would be in the way of its launches.
+        "cloud": {"ec2": {"launches": launches, "refresh": {"types": "off", "priceList": "off", "spotPrices": "off"}}},
     })
 }
 
