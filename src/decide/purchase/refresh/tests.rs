@@ -61,7 +61,7 @@ fn policy(allow: &[&str], burstable: bool) -> Policy {
 }
 
 fn arm(name: &str) -> bool {
-    name.contains('g')
+    name.starts_with("m7g.")
 }
 
 fn spec(name: &str, price: u64) -> TypeSpec {
