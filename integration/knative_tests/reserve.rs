@@ -431,7 +431,7 @@ async fn the_cpu_credits_of_a_reserve_are_told_by_its_name() {
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
     };
-    let lines = tokio::time::timeout(PATIENCE, told).await.expect("it is read once a minute");
+    let lines = tokio::time::timeout(PATIENCE, told).await.expect("it is read within half a minute");
     let credits = |kind: &str| {
         let line =
             lines.iter().find_map(|line| line.strip_prefix(&format!("\"{kind}\"}} "))).expect("each kind is told");

@@ -25,8 +25,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// New reserves are found by then.
-const LOOK: Duration = Duration::from_secs(60);
+/// New reserves are found by then, and agents that did not answer are asked again.
+const LOOK: Duration = Duration::from_secs(30);
 /// As often as CloudWatch tells its own figures.
 const READ: SignedDuration = SignedDuration::from_mins(5);
 /// Agents asked at once.
