@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -108,11 +109,13 @@ func build(args []string) error {
 }
 
 // ofProgram is an image as ko makes them: the program, /tmp, and a user without
-// rights, by number (who demands runAsNonRoot can't tell of a name).
+// rights, by number (who demands runAsNonRoot can't tell of a name). The program
+// bears the last part of the name: Serving's suites call it by its path.
 func ofProgram(name, file string) image {
+	place := "ko-app/" + path.Base(name)
 	return image{
 		name:   "pilotlight.test/" + name + ":1",
-		config: config{Entrypoint: []string{"/ko-app/" + name}, User: "65532:65532", Env: []string{pathVariable}},
-		layers: []layer{{directory("tmp", 0o1777), directory("ko-app", 0o755), program(file, "ko-app/"+name)}},
+		config: config{Entrypoint: []string{"/" + place}, User: "65532:65532", Env: []string{pathVariable}},
+		layers: []layer{{directory("tmp", 0o1777), directory("ko-app", 0o755), program(file, place)}},
 	}
 }
