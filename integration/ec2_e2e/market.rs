@@ -118,7 +118,7 @@ async fn an_account_that_may_not_ask_for_prices_is_served_by_the_files_and_it_is
     provider(&["kill"]);
     provider(&["up", "--ec2"]);
     for kind in ["types", "zones", "on-demand", "spot"] {
-        until("it is refused", || refreshes(kind, "denied") == 1).await;
+        until("it is refused", || refreshes(kind, "denied") >= 1).await;
         assert_eq!(refreshes(kind, "told"), 0, "{kind}");
     }
     space.apply(&of_class("by-file", "larger")).await;
@@ -132,5 +132,5 @@ async fn an_account_that_may_not_ask_for_prices_is_served_by_the_files_and_it_is
     script("{}");
     provider(&["kill"]);
     provider(&["up", "--ec2"]);
-    until("it is told again", || refreshes("on-demand", "told") == 1).await;
+    until("it is told again", || refreshes("on-demand", "told") >= 1).await;
 }

@@ -1,8 +1,8 @@
 //! What EC2 announces to an instance by its metadata service: read by the agent there, acted on by the provider.
 
-use super::standin::{announce, instances, until};
+use super::standin::{announce, instances, until, until_nothing_is_left};
 use super::support::*;
-use super::{alone, gone, of_class};
+use super::{alone, of_class};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use serde_json::{Value, json};
@@ -73,5 +73,6 @@ async fn what_ec2_announces_to_an_instance_moves_its_pod_to_another_first_and_en
         .await;
     }
     space.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await;
-    gone(&space, &[&name]).await;
+    space.until_gone(&name).await;
+    until_nothing_is_left().await;
 }
