@@ -69,7 +69,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloudConfig {
     Local(LocalConfig),
-    Ec2(Ec2Settings),
+    Ec2(Box<Ec2Settings>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl ProviderConfig {
         }
         let cloud = match raw.cloud {
             raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
-            raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(ec2::settings(&check, base, &zone_names, ec2)?),
+            raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(Box::new(ec2::settings(&check, base, &zone_names, *ec2)?)),
         };
         if let CloudConfig::Ec2(settings) = &cloud {
             if catalog.region != raw.region {

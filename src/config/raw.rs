@@ -146,7 +146,7 @@ pub struct Dns {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Cloud {
     Local(Local),
-    Ec2(Ec2),
+    Ec2(Box<Ec2>),
 }
 
 #[derive(Debug, Deserialize)]

@@ -42,7 +42,7 @@ pub use bill::{Running, bill};
 pub use choose::{Case, Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
-pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Quarantine, TypeSpec};
+pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Quarantine, SpotPrices, TypeSpec};
 pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;

@@ -78,12 +78,15 @@ pub struct Buying {
     pub market: Market,
 }
 
+/// By type and zone.
+pub type SpotPrices = BTreeMap<(String, String), HourlyPrice>;
+
 /// A catalog with what changes by the hour.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Market {
     pub catalog: Catalog,
-    /// By type and zone. A pool without a price is not offered.
-    pub spot: BTreeMap<(String, String), HourlyPrice>,
+    /// A pool without a price is not offered.
+    pub spot: SpotPrices,
     /// What an instance keeps for itself.
     pub reserved_memory_bytes: u64,
     pub quarantine: Vec<Quarantine>,

@@ -29,7 +29,7 @@ pub use read::{Odd, OddWhy};
 
 use super::planner::judge;
 use super::policy::{Architecture, Policy, TypeSelector};
-use super::{Burst, Buying, Catalog, Market, Origin, TypeSpec};
+use super::{Burst, Buying, Catalog, Market, Origin, SpotPrices, TypeSpec};
 use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +82,7 @@ pub struct Known {
     /// Type and zone.
     offered: BTreeSet<(String, String)>,
     on_demand: Option<(BTreeMap<String, HourlyPrice>, Timestamp)>,
-    spot: Option<(BTreeMap<(String, String), HourlyPrice>, Timestamp)>,
+    spot: Option<(SpotPrices, Timestamp)>,
 }
 
 /// What became of an answer.

@@ -1,7 +1,7 @@
 //! A cloud's entries, read one by one: what can't be right is dropped, with the reason.
 
 use super::Facts;
-use crate::decide::purchase::policy::Architecture;
+use crate::decide::purchase::{SpotPrices, policy::Architecture};
 use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
@@ -163,7 +163,7 @@ pub fn on_demand(all: &[ListPrice]) -> (BTreeMap<String, HourlyPrice>, Vec<Odd>)
 }
 
 /// The latest of each pool; of two of the same moment the higher.
-pub fn spot(all: &[SpotPrice], now: Timestamp) -> (BTreeMap<(String, String), HourlyPrice>, Vec<Odd>) {
+pub fn spot(all: &[SpotPrice], now: Timestamp) -> (SpotPrices, Vec<Odd>) {
     let latest = now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX);
     let read = |sold: &SpotPrice| {
         let SpotPrice { instance_type, zone, product, price: text, since } = sold;
