@@ -3,7 +3,7 @@
 use super::{
     Place, ids,
     support::{Machines, StandIn, field, fields},
-    until,
+    until, until_looked,
 };
 use aws_config::SdkConfig;
 use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
@@ -34,7 +34,21 @@ pub struct Ec2 {
     standin: StandIn,
 }
 
+/// Ten lists a second are an account's, and the sweeper needs some of them.
+const GENTLY: Duration = Duration::from_millis(500);
+
 impl Ec2 {
+    /// What EC2 says of all there is of this. It may say first that it was asked too often.
+    fn listed(&self, what: &str) -> String {
+        let mut said = String::new();
+        until_looked(GENTLY, "EC2 answers", || {
+            let answer = self.standin.api(&format!("Action=Describe{what}"));
+            said = answer.text;
+            answer.status == 200
+        });
+        said
+    }
+
     pub fn new(name: &str) -> Self {
         let standin = StandIn::start(&format!("contract-{name}"), Machines::None);
         let facts = standin.get("/standin/facts");
@@ -338,7 +352,7 @@ fn many_launches_at_once_wait_for_ec2s_limits_and_none_is_throttled() {
 fn what_was_left_behind_is_found_twice_and_ended_and_what_is_in_use_or_of_others_is_not() {
     let place = Ec2::new("leaks");
     let launched = place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
-    let used = fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    let used = fields(&place.listed("LaunchTemplates"), "launchTemplateName");
     let tagged = |kind: &str, cluster: &str| {
         format!(
             "&TagSpecification.1.ResourceType={kind}&TagSpecification.1.Tag.1.Key=pilotlight.dev/cluster&TagSpecification.1.Tag.1.Value={cluster}"
@@ -363,14 +377,14 @@ fn what_was_left_behind_is_found_twice_and_ended_and_what_is_in_use_or_of_others
     );
     assert_eq!(place.standin.api(&old).status, 200);
     let left = || {
-        let [volumes, interfaces, templates] = ["Volumes", "NetworkInterfaces", "LaunchTemplates"]
-            .map(|what| place.standin.api(&format!("Action=Describe{what}")).text);
+        let [volumes, interfaces, templates] =
+            ["Volumes", "NetworkInterfaces", "LaunchTemplates"].map(|what| place.listed(what));
         volumes.contains(&leaked) || interfaces.contains(&interface) || templates.contains("pilotlight-contract-0")
     };
     assert!(left());
-    until("it is swept", || !left());
-    assert!(place.standin.api("Action=DescribeVolumes").text.contains(&foreign));
-    let templates = fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    until_looked(GENTLY, "it is swept", || !left());
+    assert!(place.listed("Volumes").contains(&foreign));
+    let templates = fields(&place.listed("LaunchTemplates"), "launchTemplateName");
     assert_eq!(templates, used);
     assert!(place.describe().contains_key(&launched.records[0].id));
 }
@@ -391,14 +405,13 @@ fn a_launch_template_that_no_launch_uses_is_deleted_and_made_anew_for_the_next()
     let mut place = Ec2::new("idle");
     place.config.template_idle = Duration::from_secs(2);
     place.restart();
-    let templates =
-        |place: &Ec2| fields(&place.standin.api("Action=DescribeLaunchTemplates").text, "launchTemplateName");
+    let templates = |place: &Ec2| fields(&place.listed("LaunchTemplates"), "launchTemplateName");
     for round in 1..=2 {
         let wanted = place.offers(&format!("round-{round}"), 1, &[("t3.micro", Purchase::Burstable)]);
         let launched = place.launch(&wanted).unwrap();
         assert_eq!(place.calls("CreateLaunchTemplate"), round);
         place.terminate(&[launched.records[0].id.clone()]).unwrap();
-        until("nothing is left", || templates(&place).is_empty());
+        until_looked(GENTLY, "nothing is left", || templates(&place).is_empty());
     }
 }
 

@@ -75,11 +75,16 @@ fn ids(launched: &Launched) -> BTreeSet<InstanceId> {
     launched.records.iter().map(|record| record.id.clone()).collect()
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
+fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_looked(Duration::from_millis(50), what, condition);
+}
+
+/// Looks once in so long.
+fn until_looked(every: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < PATIENCE, "not so after {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(every);
     }
 }
 
