@@ -299,27 +299,8 @@ pub fn stopped(pod: &DesiredPod, grace_seconds: u64) -> DesiredPod {
 /// A container that runs a shell script of busybox.
 pub fn container(name: &str, script: &str) -> DesiredContainer {
     DesiredContainer {
-        name: name.to_owned(),
-        kind: ContainerKind::App,
-        image: BUSYBOX.to_owned(),
-        pull_policy: PullPolicy::IfNotPresent,
-        pull_credentials: Vec::new(),
         command: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        ports: Vec::new(),
-        requests: Resources::default(),
-        limits: Resources::default(),
-        security: ContainerSecurity::default(),
-        probes: Probes::default(),
-        lifecycle: Lifecycle::default(),
-        termination_message: TerminationMessage { path: "/dev/termination-log".to_owned(), fallback_to_logs: false },
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        blocked: None,
+        ..DesiredContainer::new(name, BUSYBOX)
     }
 }
 

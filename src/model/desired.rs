@@ -76,6 +76,39 @@ pub struct DesiredContainer {
     pub blocked: Option<String>,
 }
 
+impl DesiredContainer {
+    /// One that asks for nothing: an app container of this name and image.
+    pub fn new(name: &str, image: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: ContainerKind::App,
+            image: image.to_owned(),
+            pull_policy: PullPolicy::IfNotPresent,
+            pull_credentials: Vec::new(),
+            command: Vec::new(),
+            args: Vec::new(),
+            working_dir: None,
+            env: Vec::new(),
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            requests: Resources::default(),
+            limits: Resources::default(),
+            security: ContainerSecurity::default(),
+            probes: Probes::default(),
+            lifecycle: Lifecycle::default(),
+            // Kubernetes' default (core/v1, TerminationMessagePathDefault).
+            termination_message: TerminationMessage {
+                path: "/dev/termination-log".to_owned(),
+                fallback_to_logs: false,
+            },
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            blocked: None,
+        }
+    }
+}
+
 impl fmt::Debug for DesiredContainer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DesiredContainer")

@@ -114,22 +114,22 @@ async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundi
     let own = ec2_config(config, settings, around.ca.certificate_pem());
     let shared = sdk_config(&config.region).load().await;
     let cloud = Ec2Cloud::new(own, &shared, attestor).context("EC2")?;
+    let vendor = cloud.vendor(&shared).context("EC2")?;
     let asked = Asked {
-        vendor: Arc::new(cloud.vendor(&shared).context("EC2")?),
-        every: every(settings),
+        every: every(settings, vendor.has_price_list()),
+        vendor: Arc::new(vendor),
         architectures: settings.images.keys().copied().collect(),
     };
     Ok(Made { cloud: Arc::new(cloud), task: Some(task), asked: Some(asked) })
 }
 
-/// How often each is asked. Beside a stand-in for EC2 AWS's own price list is not.
+/// How often each is asked.
 #[cfg(feature = "ec2")]
-fn every(settings: &Ec2Settings) -> std::collections::BTreeMap<Kind, jiff::SignedDuration> {
-    let listed = settings.endpoint_url.is_none() || settings.price_list_endpoint_url.is_some();
+fn every(settings: &Ec2Settings, price_list: bool) -> std::collections::BTreeMap<Kind, jiff::SignedDuration> {
     let refresh = settings.refresh;
     let every = |kind: Kind| match kind {
         Kind::Types | Kind::Zones => refresh.types,
-        Kind::OnDemand => refresh.price_list.filter(|_| listed),
+        Kind::OnDemand => refresh.price_list.filter(|_| price_list),
         Kind::Spot => refresh.spot_prices,
     };
     Kind::ALL.into_iter().filter_map(|kind| Some((kind, every(kind)?))).collect()

@@ -116,6 +116,8 @@ impl Credits {
         let buying = Arc::clone(&self.buying.borrow());
         let subject = |(name, entry): (ObjectName, crate::reconcile::DirectoryEntry)| {
             let instance = entry.instance.filter(|_| entry.started)?;
+            // Most Pods are no reserves, and need not be read to know it.
+            entry.object.contains(RESERVE).then_some(())?;
             let Pod { metadata } = serde_json::from_str(&entry.object).ok()?;
             metadata.labels.contains_key(RESERVE).then_some(())?;
             let terms = terms(&buying, &metadata.annotations)?;

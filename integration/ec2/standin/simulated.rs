@@ -311,9 +311,6 @@ impl ServiceSink for Services {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilotlight::model::{
-        ContainerKind, ContainerSecurity, Lifecycle, Probes, PullPolicy, Resources, TerminationMessage,
-    };
 
     fn desired(generation: u64, stops: bool) -> Arc<DesiredPod> {
         let stop = stops.then(|| {
@@ -333,29 +330,7 @@ mod tests {
     }
 
     fn container() -> DesiredContainer {
-        DesiredContainer {
-            name: "main".to_owned(),
-            kind: ContainerKind::App,
-            image: "busybox".to_owned(),
-            pull_policy: PullPolicy::IfNotPresent,
-            pull_credentials: Vec::new(),
-            command: Vec::new(),
-            args: Vec::new(),
-            working_dir: None,
-            env: Vec::new(),
-            mounts: Vec::new(),
-            ports: Vec::new(),
-            requests: Resources::default(),
-            limits: Resources::default(),
-            security: ContainerSecurity::default(),
-            probes: Probes::default(),
-            lifecycle: Lifecycle::default(),
-            termination_message: TerminationMessage { path: String::new(), fallback_to_logs: false },
-            stdin: false,
-            stdin_once: false,
-            tty: false,
-            blocked: None,
-        }
+        DesiredContainer::new("main", "busybox")
     }
 
     #[tokio::test]

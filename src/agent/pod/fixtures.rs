@@ -3,29 +3,7 @@
 use crate::model::*;
 
 pub(super) fn container(name: &str) -> DesiredContainer {
-    DesiredContainer {
-        name: name.to_owned(),
-        kind: ContainerKind::App,
-        image: "busybox".to_owned(),
-        pull_policy: PullPolicy::IfNotPresent,
-        pull_credentials: Vec::new(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        ports: Vec::new(),
-        requests: Resources::default(),
-        limits: Resources::default(),
-        security: ContainerSecurity::default(),
-        probes: Probes::default(),
-        lifecycle: Lifecycle::default(),
-        termination_message: TerminationMessage { path: "/dev/termination-log".to_owned(), fallback_to_logs: false },
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        blocked: None,
-    }
+    DesiredContainer::new(name, "busybox")
 }
 
 pub(super) fn pod(containers: &[&str]) -> DesiredPod {

@@ -21,6 +21,13 @@ pub struct Ec2Vendor {
     pub(super) types: Arc<Types>,
 }
 
+impl Ec2Vendor {
+    /// Whether there is a price list to ask.
+    pub fn has_price_list(&self) -> bool {
+        self.price_list.is_some()
+    }
+}
+
 fn vendor_error(refusal: Refusal) -> VendorError {
     match refusal.verdict {
         Verdict::Denied => VendorError::Denied(refusal.to_string()),

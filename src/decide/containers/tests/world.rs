@@ -9,29 +9,7 @@ pub fn at(second: i64) -> Timestamp {
 }
 
 pub fn container(name: &str, kind: ContainerKind) -> DesiredContainer {
-    DesiredContainer {
-        name: name.to_owned(),
-        kind,
-        image: "busybox".to_owned(),
-        pull_policy: PullPolicy::IfNotPresent,
-        pull_credentials: Vec::new(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        ports: Vec::new(),
-        requests: Resources::default(),
-        limits: Resources::default(),
-        security: ContainerSecurity::default(),
-        probes: Probes::default(),
-        lifecycle: Lifecycle::default(),
-        termination_message: TerminationMessage { path: "/dev/termination-log".to_owned(), fallback_to_logs: false },
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        blocked: None,
-    }
+    DesiredContainer { kind, ..DesiredContainer::new(name, "busybox") }
 }
 
 pub fn pod(restart_policy: RestartPolicy, containers: Vec<DesiredContainer>) -> DesiredPod {
