@@ -62,6 +62,7 @@ impl Ec2 {
             region: text(&facts["region"]),
             endpoint_url: Some(standin.url()),
             price_list_endpoint_url: Some(standin.url()),
+            interruption_queue_url: None,
             subnets: subnets.iter().map(|(zone, id)| (zone.clone(), vec![text(id)])).collect(),
             security_groups: vec![text(&facts["securityGroup"])],
             images: [(Architecture::Amd64, text(&facts["image"]))].into(),

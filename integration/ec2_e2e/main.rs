@@ -128,6 +128,38 @@ async fn a_provider_that_is_killed_while_it_launches_leaks_nothing_and_launches_
     gone(&space, &names).await;
 }
 
+/// As a replica on another machine: it has the authority and the claims, which replicas share by the API server, and not
+/// what its predecessor wrote down of its launches.
+#[tokio::test]
+async fn another_provider_that_takes_over_in_the_middle_of_a_launch_ends_what_nobody_needs() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-failover").await;
+    let before = (called("ec2:RunInstances"), launched());
+    let _script = Scripted::new(r#"{"launchMillis": 3000}"#);
+    let names = ["a", "b"];
+    let all = json!({ "apiVersion": "v1", "kind": "List", "items": names.map(pinned) });
+    space.apply(&all).await;
+    until("the launch is under way", || called("ec2:RunInstances") > before.0).await;
+    provider(&["kill"]);
+    let cluster = Cluster::get();
+    let journal = cluster.state.join("provider/state").join(&cluster.name).join("launches");
+    std::fs::remove_dir_all(&journal).unwrap_or_else(|error| panic!("{}: {error}", journal.display()));
+    provider(&["up", "--ec2"]);
+    let mut backing = BTreeSet::new();
+    for name in names {
+        backing.insert(annotation(&space.until_running(name).await, "instance-id"));
+    }
+    assert_eq!(backing.len(), 2, "each Pod has an instance of its own");
+    // Who takes over at once may launch what its predecessor's call is about to bring: by its tags that is found, and ended.
+    assert!((before.1 + 2..=before.1 + 4).contains(&launched()), "{} more were launched", launched() - before.1);
+    until("only what Pods are bound to is left", || {
+        let living = instances().into_iter().filter(|(_, (state, ..))| state != "terminated");
+        living.map(|(id, _)| id).collect::<BTreeSet<_>>() == backing
+    })
+    .await;
+    gone(&space, &names).await;
+}
+
 #[tokio::test]
 async fn a_throttled_launch_waits_and_is_no_shortage() {
     let _turn = alone().await;
@@ -164,6 +196,12 @@ async fn what_the_provider_calls_is_what_the_iam_policy_allows() {
         space.until_running(name).await;
     }
     gone(&space, &["pinned", "flexible"]).await;
+    // Of nobody's instance.
+    standin::put_event(
+        r#"{"detail-type": "EC2 Instance Rebalance Recommendation", "time": "2027-01-01T00:00:00Z",
+            "detail": {"instance-id": "i-0123456789abcdef0"}}"#,
+    );
+    until("the event is taken", || called("sqs:DeleteMessage") > 0).await;
     // AWS asks for no right to GetCallerIdentity.
     let called: BTreeSet<String> = standin::calls().into_keys().filter(|action| !action.starts_with("sts:")).collect();
     let allowed = allowed_actions();

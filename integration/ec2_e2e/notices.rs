@@ -1,6 +1,7 @@
-//! What EC2 announces to an instance by its metadata service: read by the agent there, acted on by the provider.
+//! What EC2 announces of an instance: by its metadata service, read by the agent there; by EventBridge, read of a queue by
+//! the provider.
 
-use super::standin::{announce, instances, until, until_nothing_is_left};
+use super::standin::{announce, instances, metrics, put_event, until, until_nothing_is_left};
 use super::support::*;
 use super::{alone, of_class};
 use jiff::{SignedDuration, Timestamp};
@@ -44,6 +45,57 @@ fn announcements() -> [(Value, &'static str); 3] {
     ]
 }
 
+/// The same, as EventBridge's events have it.
+fn events(id: &str) -> [(Value, &'static str); 3] {
+    // A warning is two minutes long: one from the future leaves as much time as the others.
+    let (now, soon) = (Timestamp::now(), Timestamp::now() + SignedDuration::from_mins(10));
+    let of = |detail_type: &str, at: Timestamp, detail: Value| {
+        let time = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        json!({ "version": "0", "detail-type": detail_type, "source": "aws.ec2", "time": time, "detail": detail })
+    };
+    let start = soon.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let health = json!({
+        "service": "EC2", "eventTypeCategory": "scheduledChange", "startTime": start,
+        "eventTypeCode": "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED", "affectedEntities": [{ "entityValue": id }],
+    });
+    let interrupted = json!({ "instance-id": id, "instance-action": "terminate" });
+    [
+        (of("EC2 Instance Rebalance Recommendation", now, json!({ "instance-id": id })), "SpotRebalanceRecommendation"),
+        (of("EC2 Spot Instance Interruption Warning", soon, interrupted), "SpotInterrupted"),
+        (of("AWS Health Event", now, health), "ScheduledEvent"),
+    ]
+}
+
+/// The Pod goes to another instance first, as the event says; then the old one is ended.
+async fn moves(space: &Space, pod: Pod, event: &str) -> Pod {
+    let name = pod.metadata.name.clone().expect("named");
+    let (old, uid) = (annotation(&pod, "instance-id"), pod.metadata.uid.clone());
+    space.until_event(&name, event, |_| true).await;
+    let moved = |pod: &Pod| {
+        annotation(pod, "instance-id") != old
+            && reason(pod, "pilotlight.dev/Handover").as_deref() == Some("Completed")
+            && !condition(pod, "pilotlight.dev/Handover")
+    };
+    let pod = space.until_pod(&name, "is on another instance", moved).await;
+    assert_eq!(pod.metadata.uid, uid, "it is the same Pod");
+    assert!(phase(&pod) == "Running" && condition(&pod, "Ready"));
+    for step in ["HandoverSwitched", "HandoverCompleted"] {
+        space.until_event(&name, step, |message| message.contains(&old)).await;
+    }
+    until("the old instance is terminated", || {
+        let (state, _, machine) = &instances()[&old];
+        state == "terminated" && machine == "Gone"
+    })
+    .await;
+    pod
+}
+
+async fn ended(space: &Space, name: &str) {
+    space.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await;
+    space.until_gone(name).await;
+    until_nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn what_ec2_announces_to_an_instance_moves_its_pod_to_another_first_and_ends_it_then() {
     let _turn = alone().await;
@@ -51,28 +103,34 @@ async fn what_ec2_announces_to_an_instance_moves_its_pod_to_another_first_and_en
     let name = deployed(&space, "spot").await;
     let mut pod = space.until_running(&name).await;
     for (told, event) in announcements() {
-        let (old, uid) = (annotation(&pod, "instance-id"), pod.metadata.uid.clone());
+        let old = annotation(&pod, "instance-id");
         assert_eq!(instances()[&old].0, "running");
         announce(&old, &told.to_string());
-        space.until_event(&name, event, |_| true).await;
-        let moved = |pod: &Pod| {
-            annotation(pod, "instance-id") != old
-                && reason(pod, "pilotlight.dev/Handover").as_deref() == Some("Completed")
-                && !condition(pod, "pilotlight.dev/Handover")
-        };
-        pod = space.until_pod(&name, "is on another instance", moved).await;
-        assert_eq!(pod.metadata.uid, uid, "it is the same Pod");
-        assert!(phase(&pod) == "Running" && condition(&pod, "Ready"));
-        for step in ["HandoverSwitched", "HandoverCompleted"] {
-            space.until_event(&name, step, |message| message.contains(&old)).await;
-        }
-        until("the old instance is terminated", || {
-            let (state, _, machine) = &instances()[&old];
-            state == "terminated" && machine == "Gone"
-        })
-        .await;
+        pod = moves(&space, pod, event).await;
     }
-    space.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await;
-    space.until_gone(&name).await;
-    until_nothing_is_left().await;
+    ended(&space, &name).await;
+}
+
+#[tokio::test]
+async fn what_eventbridge_puts_into_the_queue_does_the_same_and_what_is_not_understood_is_passed_over() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-events").await;
+    let name = deployed(&space, "spot").await;
+    let mut pod = space.until_running(&name).await;
+    let counted = |kind: &str| {
+        let line = format!("pilotlight_cloud_events_total{{kind=\"{kind}\"}} ");
+        let value = metrics().lines().find_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
+        value.unwrap_or(0)
+    };
+    let before = ["not-understood", "ignored"].map(counted);
+    put_event("no JSON");
+    put_event(&events("i-0123456789abcdef0")[1].0.to_string());
+    put_event(r#"{"detail-type": "EC2 Instance State-change Notification", "time": "2027-01-01T00:00:00Z"}"#);
+    for number in 0..3 {
+        let (event, told) = events(&annotation(&pod, "instance-id"))[number].clone();
+        put_event(&event.to_string());
+        pod = moves(&space, pod, told).await;
+    }
+    assert_eq!(["not-understood", "ignored"].map(counted), before.map(|count| count + 1));
+    ended(&space, &name).await;
 }

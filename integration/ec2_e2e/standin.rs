@@ -76,6 +76,11 @@ pub fn announce(instance: &str, told: &str) {
     curl(&["-X", "PUT", "--data-raw", told], &format!("instances/{instance}/metadata"));
 }
 
+/// What EventBridge puts into the cluster's queue.
+pub fn put_event(event: &str) {
+    curl(&["-X", "POST", "--data-raw", event], "queue");
+}
+
 /// The provider's metrics.
 pub fn metrics() -> String {
     Cluster::get().inside(&["curl", "-sSf", "http://127.0.0.1:10280/metrics"])

@@ -16,6 +16,8 @@ pub struct Ec2Settings {
     pub sts_endpoint_url: Option<String>,
     /// None: the one that serves the region; or none is asked, where `endpoint_url` names a stand-in.
     pub price_list_endpoint_url: Option<String>,
+    /// Where EventBridge's events are received; None: agents alone say what EC2 announces.
+    pub interruption_queue_url: Option<String>,
     pub refresh: RefreshEvery,
     /// None: instances of any account are taken, if they are in the list.
     pub account: Option<String>,
@@ -78,6 +80,9 @@ pub(super) fn settings(
             let problem = format!("{url:?}: expected a URL without a user, such as https://ec2.example:443");
             return Err(check.error(key(name), problem));
         }
+    }
+    if let Some(url) = &raw.interruption_queue_url {
+        queue(check, &key("interruptionQueueURL"), url)?;
     }
     if let Some(account) = raw.account.as_ref().filter(|id| id.len() != 12 || !id.bytes().all(|b| b.is_ascii_digit())) {
         return Err(check.error(key("account"), format!("{account:?}: expected twelve digits in quotes")));
@@ -158,6 +163,7 @@ pub(super) fn settings(
         endpoint_url: raw.endpoint_url,
         sts_endpoint_url: raw.sts_endpoint_url,
         price_list_endpoint_url: raw.price_list_endpoint_url,
+        interruption_queue_url: raw.interruption_queue_url,
         refresh: RefreshEvery {
             types: every(check, "types", &raw.refresh.types)?,
             price_list: every(check, "priceList", &raw.refresh.price_list)?,
@@ -176,6 +182,26 @@ pub(super) fn settings(
         batch_window,
         per_call,
     })
+}
+
+/// A queue's URL: a host, the account, the queue's name (AWS, "Amazon SQS queue and message identifiers").
+fn queue(check: &Checker, key: &str, url: &str) -> Result<(), ConfigError> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+    let parts: Vec<&str> = rest.split('/').collect();
+    let account = |text: &str| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    let name = |text: &str| {
+        (1..=80).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    match parts[..] {
+        [host, owner, queue] if !host.is_empty() && !host.contains([' ', '@']) && account(owner) && name(queue) => {
+            Ok(())
+        }
+        _ => {
+            let expected =
+                "expected a standard queue's URL, such as https://sqs.us-east-1.amazonaws.com/123456789012/prod";
+            Err(check.error(key.to_owned(), format!("{url:?}: {expected}")))
+        }
+    }
 }
 
 /// An interval of `cloud.ec2.refresh`.
@@ -273,6 +299,18 @@ mod tests {
                 "cloud.ec2.priceListEndpointURL",
                 "URL",
             ),
+            (
+                "# interruptionQueueURL: https://sqs.us-east-1.amazonaws.com/123456789012/prod",
+                "interruptionQueueURL: prod",
+                "cloud.ec2.interruptionQueueURL",
+                "a standard queue's URL",
+            ),
+            (
+                "# interruptionQueueURL: https://sqs.us-east-1.amazonaws.com/123456789012/prod",
+                "interruptionQueueURL: https://sqs.us-east-1.amazonaws.com/123456789012/prod.fifo",
+                "cloud.ec2.interruptionQueueURL",
+                "a standard queue's URL",
+            ),
             ("spotPrices: 10m", "spotPrices: 10s", "cloud.ec2.refresh.spotPrices", "at least 1m, or off"),
             ("types: 12h", "types: never", "cloud.ec2.refresh.types", "duration"),
             ("priceList: 12h", "prices: 12h", "cloud.ec2.refresh.prices", "unknown field"),
@@ -283,12 +321,12 @@ mod tests {
                 "cloud.ec2.insecureRegistries",
                 "host:port",
             ),
-            ("# launches: {idle: 100ms", "launches: {idle: soon", "cloud.ec2.launches.idle", "duration"),
-            ("# launches: {idle: 100ms", "launches: {idle: 3s", "cloud.ec2.launches.longest", "at least"),
-            ("# launches: {idle: 100ms, longest: 2s", "launches: {longest: 1m", "cloud.ec2.launches.longest", "10s"),
-            ("# launches: {idle: 100ms", "launches: {calls: 1", "cloud.ec2.launches", "unknown field"),
+            ("# launches: {idle: 300ms", "launches: {idle: soon", "cloud.ec2.launches.idle", "duration"),
+            ("# launches: {idle: 300ms", "launches: {idle: 3s", "cloud.ec2.launches.longest", "at least"),
+            ("# launches: {idle: 300ms, longest: 2s", "launches: {longest: 1m", "cloud.ec2.launches.longest", "10s"),
+            ("# launches: {idle: 300ms", "launches: {calls: 1", "cloud.ec2.launches", "unknown field"),
             (
-                "# launches: {idle: 100ms, longest: 2s, perCall: 100",
+                "# launches: {idle: 300ms, longest: 2s, perCall: 100",
                 "launches: {perCall: 0",
                 "cloud.ec2.launches.perCall",
                 "1 to",

@@ -158,6 +158,8 @@ pub struct Ec2 {
     pub sts_endpoint_url: Option<String>,
     #[serde(rename = "priceListEndpointURL")]
     pub price_list_endpoint_url: Option<String>,
+    #[serde(rename = "interruptionQueueURL")]
+    pub interruption_queue_url: Option<String>,
     #[serde(default)]
     pub refresh: Refresh,
     /// Twelve digits.
@@ -187,12 +189,13 @@ pub struct Launches {
     pub per_call: u32,
 }
 
-/// A Pod waits for its instance for more than ten seconds: a tenth of one is not noticed, and a launch call is
-/// scarce (RunInstances: five at once, then two a second). A burst's last Pod waits for `idle` alone, so
-/// `longest` holds only those back that are ahead of it.
+/// A Pod waits for its instance for more than ten seconds: three tenths of one are not noticed, and a launch call is
+/// scarce (RunInstances: five at once, then two a second). A scheduler that binds hundreds of Pods pauses for up to a
+/// quarter of a second between them. A burst's last Pod waits for `idle` alone, so `longest` holds only those back that
+/// are ahead of it.
 impl Default for Launches {
     fn default() -> Self {
-        Self { idle: "100ms".to_owned(), longest: "2s".to_owned(), per_call: 100 }
+        Self { idle: "300ms".to_owned(), longest: "2s".to_owned(), per_call: 100 }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a cloud tells an instance about its own end.
 
+use super::InstanceId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,4 +14,11 @@ pub enum Notice {
     Rebalance { since: Timestamp },
     /// An event that the cloud has scheduled: `instance-retirement`, `system-reboot`, …
     Maintenance { code: String, not_before: Timestamp },
+}
+
+/// One announcement that reached the provider itself. What is withdrawn is not said this way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    pub instance: InstanceId,
+    pub notice: Notice,
 }

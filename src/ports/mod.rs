@@ -8,8 +8,8 @@ pub use vendor::*;
 
 use crate::decide::{desired::Refs, status::PodStatus};
 use crate::model::{
-    AgentEvent, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, Launched, NodeName,
-    Notice, ObjectName, PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
+    AgentEvent, Announced, ClientToken, DesiredPod, Generation, InstanceId, InstanceRecord, LaunchRequest, Launched,
+    NodeName, Notice, ObjectName, PodIntent, PodReport, PodUid, ServicesUpdate, TunnelHead, TunnelRequest, Unsupported,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -83,7 +83,7 @@ pub enum TunnelError {
     Broken(InstanceId, String),
 }
 
-/// What the link tells the reconciler, over one bounded queue.
+/// What the link tells the reconciler, over one bounded queue; and what a cloud says of instances in their agents' stead.
 #[derive(Debug)]
 pub enum AgentUpdate {
     /// `holds`: the Pod and generation that it already runs.
@@ -107,6 +107,8 @@ pub enum AgentUpdate {
         instance: InstanceId,
         notices: Vec<Notice>,
     },
+    /// The cloud announced it to us; the instance may be nobody's.
+    Announced(Announced),
 }
 
 /// A Pod as the API server's watch showed it.

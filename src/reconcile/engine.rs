@@ -166,6 +166,7 @@ impl Engine {
             AgentUpdate::Report { instance, report } => Fact::Report { instance, report },
             AgentUpdate::Event { instance, event } => Fact::AgentEvent { instance, event },
             AgentUpdate::Notices { instance, notices } => Fact::Notices { instance, notices },
+            AgentUpdate::Announced(announced) => Fact::Announced(announced),
         };
         world.apply(fact, now);
     }

@@ -132,6 +132,11 @@ struct InstanceEntry {
     ending: bool,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
+    /// As its agent says it.
+    told: Vec<Notice>,
+    /// As the cloud said it elsewhere.
+    announced: Vec<Notice>,
+    /// What of both counts.
     notices: Vec<Notice>,
 }
 
@@ -245,6 +250,7 @@ impl World {
                 }
             }
             Fact::Notices { instance, notices } => self.noticed(&instance, notices, now),
+            Fact::Announced(announced) => self.announced(announced, now),
             Fact::AgentEvent { instance, event } => {
                 if let Some(entry) = self.pods.get_mut(&event.uid)
                     && (entry.instance.as_ref() == Some(&instance) || entry.leg_of(&instance).is_some())

@@ -6,9 +6,11 @@ use crate::config::{CloudConfig, Ec2Settings, LocalConfig, ProviderConfig};
 #[cfg(feature = "ec2")]
 use crate::decide::purchase::refresh::Kind;
 use crate::gateway::Ca;
-use crate::ports::Cloud;
+use crate::ports::{AgentUpdate, Cloud};
+use crate::telemetry::Metrics;
 use anyhow::Context;
 use std::{pin::Pin, sync::Arc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Why this program can't serve that configuration, if it can't.
@@ -26,15 +28,18 @@ pub(super) fn not_built_in(config: &ProviderConfig) -> Option<&'static str> {
 pub(super) struct Surroundings<'a> {
     pub ca: &'a Ca,
     pub provider: &'a kube::Client,
+    /// For what the cloud announces.
+    pub updates: &'a mpsc::Sender<AgentUpdate>,
+    pub metrics: &'a Metrics,
     pub cancel: &'a CancellationToken,
 }
 
-/// A task that the cloud needs, to be owned by whoever owns the cloud.
-pub(super) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A task that the cloud needs, by what it does; to be owned by whoever owns the cloud.
+pub(super) type Task = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
 
 pub(super) struct Made {
     pub cloud: Arc<dyn Cloud>,
-    pub task: Option<Task>,
+    pub tasks: Vec<Task>,
     /// None: the cloud sells what the catalog says.
     pub asked: Option<Asked>,
 }
@@ -43,7 +48,7 @@ pub(super) async fn make(config: &ProviderConfig, around: &Surroundings<'_>) -> 
     match &config.cloud {
         CloudConfig::Local(local) => {
             let cloud = LocalCloud::new(local_cloud_config(config, local, around.ca)?).context("the local cloud")?;
-            Ok(Made { cloud: Arc::new(cloud), task: None, asked: None })
+            Ok(Made { cloud: Arc::new(cloud), tasks: Vec::new(), asked: None })
         }
         CloudConfig::Ec2(settings) => ec2(config, settings, around).await,
     }
@@ -97,7 +102,7 @@ async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundi
         identity_certificates: identity_certificates.transpose()?,
         register_within: config.buying.policy.ttl.register,
     };
-    let (ledger, task): (Ledger, Task) = match &config.authority_secret {
+    let (ledger, batches): (Ledger, Pin<Box<dyn Future<Output = ()> + Send>>) = match &config.authority_secret {
         Some(secret) => {
             let object = SecretRef { namespace: secret.namespace.clone(), name: CLAIMS.to_owned() };
             let store = ConfigMapStore::new(around.provider.clone(), &object);
@@ -120,7 +125,18 @@ async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundi
         vendor: Arc::new(vendor),
         architectures: settings.images.keys().copied().collect(),
     };
-    Ok(Made { cloud: Arc::new(cloud), task: Some(task), asked: Some(asked) })
+    let mut tasks: Vec<Task> = vec![("the ledger of claims", batches)];
+    if let Some(queue) = cloud.queue(&shared).context("EC2")? {
+        let (updates, metrics, cancel) = (around.updates.clone(), around.metrics.clone(), around.cancel.clone());
+        let receiving = async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = queue.run(updates, metrics) => {}
+            }
+        };
+        tasks.push(("the queue of announcements", Box::pin(receiving)));
+    }
+    Ok(Made { cloud: Arc::new(cloud), tasks, asked: Some(asked) })
 }
 
 /// How often each is asked.
@@ -164,6 +180,7 @@ fn ec2_config(config: &ProviderConfig, settings: &Ec2Settings, ca_pem: &str) -> 
         region: config.region.clone(),
         endpoint_url: settings.endpoint_url.clone(),
         price_list_endpoint_url: settings.price_list_endpoint_url.clone(),
+        interruption_queue_url: settings.interruption_queue_url.clone(),
         subnets: settings.subnets.clone(),
         security_groups: settings.security_groups.clone(),
         images: settings.images.clone(),

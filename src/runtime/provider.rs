@@ -112,10 +112,17 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         () = cancel.cancelled() => return Ok(()),
         ca = authority(config, &provider) => Arc::new(ca.context("the agents' authority")?),
     };
-    let around = cloud::Surroundings { ca: &ca, provider: &provider, cancel: &cancel };
-    let cloud::Made { cloud, task, asked } = cloud::make(config, &around).await?;
-    if let Some(task) = task {
-        spawn(&mut tasks, "the ledger of claims", task);
+    let (agent_updates, agents) = mpsc::channel(QUEUE);
+    let around = cloud::Surroundings {
+        ca: &ca,
+        provider: &provider,
+        updates: &agent_updates,
+        metrics: &metrics,
+        cancel: &cancel,
+    };
+    let cloud::Made { cloud, tasks: of_the_cloud, asked } = cloud::make(config, &around).await?;
+    for (name, task) in of_the_cloud {
+        spawn(&mut tasks, name, task);
     }
     let mut clients = HashMap::new();
     let mut serving = HashMap::new();
@@ -130,7 +137,6 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         renewals.push(renew);
     }
 
-    let (agent_updates, agents) = mpsc::channel(QUEUE);
     let names = vec![config.agents_advertise.host.clone()];
     let gateway_config = GatewayConfig { listen: config.agents_listen, names, places: Places::default() };
     let gateway = Arc::new(Gateway::start(

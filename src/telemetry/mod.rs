@@ -59,6 +59,11 @@ struct Refreshing {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CloudEvent {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OddEntry {
     kind: &'static str,
     reason: &'static str,
@@ -109,6 +114,7 @@ pub struct Metrics {
     registrations: Counter,
     registrations_refused: Family<Refusal, Counter>,
     connections_refused: Family<Refusal, Counter>,
+    cloud_events: Family<CloudEvent, Counter>,
     reserves: Family<ReserveState, Gauge>,
     reserve_credits: Family<ReserveCredits, Gauge<f64, AtomicU64>>,
     handovers: Family<Handover, Counter>,
@@ -171,6 +177,9 @@ impl Default for Metrics {
             "Connections to the agents' port that were closed at once, by which limit",
             connections_refused.clone(),
         );
+        let cloud_events = Family::<CloudEvent, Counter>::default();
+        let help = "Messages of the cloud's queue, by what they announce";
+        registry.register("cloud_events", help, cloud_events.clone());
         let reserves = Family::<ReserveState, Gauge>::default();
         registry.register("reserve_revisions", "Revisions by where their reserve stands", reserves.clone());
         let reserve_credits = Family::<ReserveCredits, Gauge<f64, AtomicU64>>::default();
@@ -211,6 +220,7 @@ impl Default for Metrics {
             registrations,
             registrations_refused,
             connections_refused,
+            cloud_events,
             reserves,
             reserve_credits,
             handovers,
@@ -268,6 +278,11 @@ impl Metrics {
     /// `limit` is one of a few fixed words.
     pub fn connection_refused(&self, limit: &'static str) {
         self.connections_refused.get_or_create(&Refusal { reason: limit }).inc();
+    }
+
+    /// `kind` is one of a few fixed words.
+    pub fn cloud_event(&self, kind: &'static str) {
+        self.cloud_events.get_or_create(&CloudEvent { kind }).inc();
     }
 
     pub fn reloaded(&self, well: bool) {

@@ -2,12 +2,13 @@
 //!
 //! | request | what |
 //! |---|---|
-//! | `GET /standin/facts` | account, region, subnets by zone, security group, image |
+//! | `GET /standin/facts` | account, region, subnets by zone, security group, image, the queue's path |
 //! | `GET`, `PUT /standin/script` | delays, capacity, errors ([`super::script::Script`]) |
 //! | `GET /standin/calls`, `DELETE` | every action called: calls, throttles, refusals by code; what moto took of it |
 //! | `GET /standin/instances` | what is, with state and addresses |
 //! | `PUT /standin/instances/ID/metadata` | notices of its metadata service ([`super::imds::Told`]) |
 //! | `POST /standin/instances/ID/interrupt?seconds=120` | a spot interruption: the notice, then the end |
+//! | `POST /standin/queue` | an event, as EventBridge puts it into the queue |
 //! | `POST /standin/instances/ID/credentials` | identity-role credentials, as the metadata service gives them |
 //! | `GET /standin/instances/ID/identity` | its identity document and the `rsa2048` signature |
 //! | `GET /standin/identity-certificate` | whose key signs identity documents |
@@ -43,6 +44,8 @@ pub struct Facts {
     pub subnets: BTreeMap<String, String>,
     pub security_group: String,
     pub image: String,
+    /// The path of its queue's URL.
+    pub queue: String,
 }
 
 pub fn router(world: Arc<World>, facts: Facts, signer: Arc<Signer>) -> Router {
@@ -59,6 +62,7 @@ pub fn router(world: Arc<World>, facts: Facts, signer: Arc<Signer>) -> Router {
         .route("/standin/instances", get(instances))
         .route("/standin/instances/{id}/metadata", put(metadata))
         .route("/standin/instances/{id}/interrupt", post(interrupt))
+        .route("/standin/queue", post(event))
         .route("/standin/instances/{id}/credentials", post(credentials))
         .route("/standin/instances/{id}/identity", get(document))
         .route("/standin/identity-certificate", get(certificate))
@@ -172,6 +176,10 @@ async fn interrupt(
         }
     });
     Ok(())
+}
+
+async fn event(State(world): State<Arc<World>>, body: String) -> Result<(), Refused> {
+    super::queue::send(&world, &body).await.map_err(|refusal| (StatusCode::INTERNAL_SERVER_ERROR, refusal.message))
 }
 
 fn identity(world: &World, signer: &Signer, id: &str) -> Result<Json<Value>, Refused> {

@@ -7,6 +7,7 @@
 //!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud, or simulated)
 //!                                ├─> describe, terminate ──────> moto
 //!                                ├─> price_list, prices          what there is on sale
+//!                                ├─> queue ────────────────────> moto (SQS)
 //!                                └─> everything else ──────────> moto
 //!  instance ── 169.254.169.254 ──> imds                           which instance asks is known by its address
 //! ```
@@ -29,6 +30,7 @@ mod moto;
 mod params;
 mod price_list;
 mod prices;
+mod queue;
 mod refusal;
 mod script;
 mod seed;
@@ -121,6 +123,7 @@ async fn run(args: Args) -> Result<(), String> {
     let moto_address = free.map_err(|error| error.to_string())?;
     let moto = Moto::start(&args.moto, moto_address, &catalog.region, &args.dir.join("moto.log")).await?;
     let seeded = seed::seed(&moto, &args.network, &catalog.zones).await.map_err(|refusal| refusal.message)?;
+    let queue = queue::seed(&moto, ACCOUNT).await.map_err(|refusal| refusal.message)?;
     let signer = Arc::new(Signer::new(&args.dir)?);
     let subnet = instances::Subnet::parse(&args.network).ok_or_else(|| format!("{} is no network", args.network))?;
     // EC2 keeps it for the VPC's router (AWS, "Subnet CIDR blocks").
@@ -142,6 +145,7 @@ async fn run(args: Args) -> Result<(), String> {
         subnets: seeded.by_zone,
         security_group: seeded.security_group,
         image: "ami-0123456789abcdef0".to_owned(),
+        queue,
     };
     let state = State { subnets: seeded.subnets, ..State::default() };
     let has_machines = local.is_some() || args.simulated.is_some();

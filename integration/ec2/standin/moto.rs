@@ -124,19 +124,27 @@ impl Moto {
         Ok(ids.iter().filter_map(|id| kept.1.get(id).cloned()).collect())
     }
 
-    /// The status and text of its answer.
+    /// The status and text of its answer, by EC2's protocol.
     async fn ask(&self, params: &Params) -> Result<(u16, String), Refusal> {
+        self.post("ec2", &[("content-type", "application/x-www-form-urlencoded")], params.encode()).await
+    }
+
+    /// The same by AWS's JSON 1.0.
+    pub async fn json(&self, service: &str, target: &str, body: &str) -> Result<(u16, String), Refusal> {
+        let headers = [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", target)];
+        self.post(service, &headers, body.to_owned()).await
+    }
+
+    async fn post(&self, service: &str, headers: &[(&str, &str)], body: String) -> Result<(u16, String), Refusal> {
         let failed = |what: String| Refusal::new("InternalError", format!("moto: {what}"));
         // It takes the service and region from the credential's scope, and checks nothing.
         let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential=standin/20260101/{}/ec2/aws4_request, SignedHeaders=host, Signature=0",
+            "AWS4-HMAC-SHA256 Credential=standin/20260101/{}/{service}/aws4_request, SignedHeaders=host, Signature=0",
             self.region
         );
-        let request = http::Request::post(format!("http://{}/", self.address))
-            .header("content-type", "application/x-www-form-urlencoded")
-            .header("authorization", authorization)
-            .body(Full::new(Bytes::from(params.encode())))
-            .map_err(|error| failed(error.to_string()))?;
+        let request = http::Request::post(format!("http://{}/", self.address)).header("authorization", authorization);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| failed(error.to_string()))?;
         let response = self.client.request(request).await.map_err(|error| failed(error.to_string()))?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();

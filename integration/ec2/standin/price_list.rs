@@ -55,10 +55,6 @@ pub fn get_products(world: &World, headers: &HeaderMap, body: &[u8]) -> Result<S
     Ok(answer.to_string())
 }
 
-pub fn error_json(refusal: &Refusal) -> String {
-    json!({ "__type": refusal.code, "Message": refusal.message }).to_string()
-}
-
 fn product(name: &str, dollars: &str) -> String {
     let dimension =
         json!({ "unit": "Hrs", "description": format!("${dollars} per hour"), "pricePerUnit": { "USD": dollars } });

@@ -1,6 +1,7 @@
 //! What EC2 answers when it does not do what was asked. Source: AWS, "Error codes for the Amazon EC2 API".
 
 use super::xml::{leaf, node, print};
+use serde_json::json;
 use xmltree::Element;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,11 @@ pub struct Refusal {
 impl Refusal {
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into(), status: status_of(code) }
+    }
+
+    /// The form of errors of AWS's JSON protocols.
+    pub fn json(&self) -> String {
+        json!({ "__type": self.code, "message": self.message }).to_string()
     }
 
     /// The form of errors of the Query protocol for EC2.

@@ -1,4 +1,4 @@
-//! The API as clients see it: `POST /` with an action, EC2's and STS's on one address.
+//! The API as clients see it: `POST /` with an action, EC2's, STS's, the price list's and SQS's on one address.
 //!
 //! ```text
 //!  counted -> allowed? -> scripted error? -> dry run? -> token bucket -> done (by the stand-in, by moto) -> answer lost?
@@ -11,7 +11,7 @@ use super::{
     launch::run_instances,
     limits::{Bucket, request_bucket},
     params::Params,
-    price_list,
+    price_list, queue,
     refusal::{Refusal, no_such_instances, throttled},
     script::{Lifecycle, Pool},
     sts,
@@ -34,7 +34,16 @@ pub async fn api(From(world): From<Arc<World>>, method: Method, uri: Uri, header
 
 async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     if price_list::is_asked(&headers) {
-        return products(&world, &headers, &body);
+        let done = may(&world, "GetProducts").and_then(|()| price_list::get_products(&world, &headers, &body));
+        return json_answer(&world, "pricing", "GetProducts", "application/x-amz-json-1.1", done);
+    }
+    if let Some(operation) = queue::asked(&headers) {
+        let action = queue::action(operation);
+        let done = match may(&world, action) {
+            Ok(()) => queue::pass_on(&world, operation, &headers, &body).await,
+            Err(refusal) => Err(refusal),
+        };
+        return json_answer(&world, "sqs", action, "application/x-amz-json-1.0", done);
     }
     let mut params = Params::parse(uri.query().unwrap_or_default());
     params.merge(Params::parse(&String::from_utf8_lossy(&body)));
@@ -58,18 +67,22 @@ async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, 
     (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], text).into_response()
 }
 
-fn products(world: &World, headers: &HeaderMap, body: &[u8]) -> Response {
-    let (service, action) = ("pricing", "GetProducts");
+fn json_answer(
+    world: &World,
+    service: &str,
+    action: &str,
+    content_type: &'static str,
+    done: Result<String, Refusal>,
+) -> Response {
     world.state().calls.called(service, action).calls += 1;
-    let done = may(world, action).and_then(|()| price_list::get_products(world, headers, body));
     let (status, text) = match done {
         Ok(text) => (StatusCode::OK, text),
         Err(refusal) => {
             world.state().calls.refused(service, action, &refusal);
-            (StatusCode::BAD_REQUEST, price_list::error_json(&refusal))
+            (StatusCode::BAD_REQUEST, refusal.json())
         }
     };
-    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], text).into_response()
+    (status, [(CONTENT_TYPE, content_type)], text).into_response()
 }
 
 /// What the script says of a call before it is looked at.

@@ -9,6 +9,7 @@ use super::{
     launch::Launcher,
     ledger::Ledger,
     price_list::PriceList,
+    queue::Queue,
     records::{Machine, record},
     refusal::{Refusal, Verdict},
     sweep, tags,
@@ -51,6 +52,8 @@ pub enum Ec2Error {
     Template(#[from] TemplateError),
     #[error("the price list")]
     PriceList(#[source] EndpointError),
+    #[error("the queue of announcements")]
+    Queue(#[source] EndpointError),
 }
 
 pub struct Ec2Cloud {
@@ -117,11 +120,19 @@ impl Ec2Cloud {
         Ok(Ec2Vendor { api: Arc::clone(&self.api), price_list: list, types: Arc::clone(&self.types) })
     }
 
+    /// Where its announcements are received, if there is such a place.
+    pub fn queue(&self, shared: &SdkConfig) -> Result<Option<Queue>, Ec2Error> {
+        queue(&self.config, shared).map_err(Ec2Error::Queue)
+    }
+
     /// Whether the account lets us do what we must, by dry runs.
     pub async fn permissions(config: &Ec2Config, shared: &SdkConfig) -> Vec<Permission> {
         let mut all = Api::new(config, shared).permissions(config).await;
         if let Ok(Some(list)) = price_list(config, shared) {
             all.push(Permission::of_price_list(list.may_ask().await));
+        }
+        if let Ok(Some(queue)) = queue(config, shared) {
+            all.push(Permission::of_queue(queue.may_ask().await));
         }
         all
     }
@@ -290,6 +301,11 @@ fn price_list(config: &Ec2Config, shared: &SdkConfig) -> Result<Option<PriceList
     let wanted = own.is_some() || config.endpoint_url.is_none();
     let credentials = shared.credentials_provider().filter(|_| wanted);
     credentials.map(|credentials| PriceList::new(&config.region, own, credentials)).transpose()
+}
+
+fn queue(config: &Ec2Config, shared: &SdkConfig) -> Result<Option<Queue>, EndpointError> {
+    let asked = config.interruption_queue_url.as_deref().zip(shared.credentials_provider());
+    asked.map(|(url, credentials)| Queue::new(url, &config.region, credentials)).transpose()
 }
 
 fn describe_call(api: &Arc<Api>) -> Call<Machine> {

@@ -13,6 +13,8 @@ pub struct Ec2Config {
     pub endpoint_url: Option<String>,
     /// The price list's, for a stand-in; None: AWS's own, and none beside an `endpoint_url`.
     pub price_list_endpoint_url: Option<String>,
+    /// Where its events are received, if anywhere.
+    pub interruption_queue_url: Option<String>,
     /// By zone, in the order they are tried. Instances and their Pods take their addresses there.
     pub subnets: BTreeMap<String, Vec<String>>,
     pub security_groups: Vec<String>,
@@ -76,6 +78,7 @@ pub(super) mod tests {
             region: "us-east-1".to_owned(),
             endpoint_url: None,
             price_list_endpoint_url: None,
+            interruption_queue_url: None,
             subnets: [
                 ("us-east-1a".to_owned(), vec!["subnet-a1".to_owned(), "subnet-a2".to_owned()]),
                 ("us-east-1b".to_owned(), vec!["subnet-b1".to_owned()]),

@@ -7,6 +7,7 @@
 //!                 what is missing in the list: by id, in a window
 //!  terminate ──> in a window ──> TerminateInstances
 //!  vendor    ──> what EC2 sells, at what price ──> decide::purchase::refresh
+//!  queue     ──> what EC2 announces of instances ──> the reconciler
 //!  sweep     ──> what was left behind, seen twice ──> deleted
 //! ```
 //!
@@ -18,8 +19,9 @@
 //!
 //! Pure: [`attempts`] which calls, which next; [`refusal`] what a code means; [`ledger`] what is known over
 //! EC2's eventual consistency; [`leaks`] what is swept; [`template`], [`user_data`], [`tags`], [`records`] what
-//! is written and read. With I/O: [`journal`], [`window`], [`limits`], [`endpoint`], [`price_list`]. With the
-//! SDK, and so only with the cargo feature `ec2` (it takes minutes to compile): `api`, `launch`, `sweep`, `vendor`, `cloud`.
+//! is written and read; [`queue::event`] what an event says. With I/O: [`journal`], [`window`], [`limits`], [`endpoint`],
+//! [`json_service`], [`price_list`], [`queue`]. With the SDK, and so only with the cargo feature `ec2` (it takes minutes to
+//! compile): `api`, `launch`, `sweep`, `vendor`, `cloud`.
 
 #[cfg(feature = "ec2")]
 mod api;
@@ -30,12 +32,14 @@ mod cloud;
 pub mod config;
 pub mod endpoint;
 pub mod journal;
+pub mod json_service;
 #[cfg(feature = "ec2")]
 mod launch;
 pub mod leaks;
 pub mod ledger;
 pub mod limits;
 pub mod price_list;
+pub mod queue;
 pub mod records;
 pub mod refusal;
 #[cfg(feature = "ec2")]

@@ -1,22 +1,18 @@
 //! AWS's Price List: what Linux on shared machines costs on demand, in one region.
 //!
-//! One call of it, GetProducts, page by page, signed by hand: an SDK for one question would be half as large as EC2's.
-//! It answers for every region from three places. Sources: AWS, "Price List Query API", "GetProducts"; AWS JSON 1.1.
+//! One call of it, GetProducts, page by page. It answers for every region from three places. Sources: AWS, "Price List
+//! Query API", "GetProducts".
 
 use super::{
     endpoint::{Endpoint, EndpointError},
+    json_service::JsonService,
     refusal::Refusal,
 };
 use crate::model::ListPrice;
-use aws_credential_types::{Credentials, provider::ProvideCredentials, provider::SharedCredentialsProvider};
-use aws_sigv4::{
-    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
-    sign::v4,
-};
-use bytes::Bytes;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration, time::SystemTime};
+use std::{collections::BTreeMap, time::Duration};
 
 /// A page of a hundred products takes a second or two.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,11 +25,9 @@ const TARGET: &str = "AWSPriceListService.GetProducts";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 pub struct PriceList {
-    endpoint: Endpoint,
+    service: JsonService,
     /// The region whose prices are asked for.
     region: String,
-    signs_for: &'static str,
-    credentials: SharedCredentialsProvider,
 }
 
 /// Where the list is asked for, and so signed for (AWS, "AWS Price List endpoints and quotas").
@@ -55,7 +49,14 @@ impl PriceList {
     ) -> Result<Self, EndpointError> {
         let (own, signs_for) = home(region);
         let endpoint = Endpoint::at(endpoint.unwrap_or(own), TIMEOUT, LONGEST_ANSWER)?;
-        Ok(Self { endpoint, region: region.to_owned(), signs_for, credentials })
+        let service = JsonService {
+            endpoint,
+            service: "pricing",
+            region: signs_for.to_owned(),
+            content_type: CONTENT_TYPE,
+            credentials,
+        };
+        Ok(Self { service, region: region.to_owned() })
     }
 
     /// The whole list.
@@ -78,42 +79,8 @@ impl PriceList {
     }
 
     async fn page(&self, next: Option<&str>, size: u32) -> Result<Page, Refusal> {
-        let nobody = |error: &dyn std::error::Error| Refusal::no_credentials(error.to_string());
-        let credentials = self.credentials.provide_credentials().await.map_err(|error| nobody(&error))?;
-        let body = question(&self.region, next, size).to_string();
-        let signed = self.signed(&credentials, &body).map_err(Refusal::unanswered)?;
-        let mut headers = vec![("content-type", CONTENT_TYPE), ("x-amz-target", TARGET)];
-        headers.extend(signed.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let answer = self.endpoint.post(&headers, Bytes::from(body.clone())).await;
-        let answer = answer.map_err(|error| Refusal::unanswered(error.to_string()))?;
-        if answer.status == 200 {
-            return page(&answer.body).map_err(Refusal::unanswered);
-        }
-        Err(refused(answer.status, &answer.body))
-    }
-
-    /// The headers that sign it.
-    fn signed(&self, credentials: &Credentials, body: &str) -> Result<BTreeMap<String, String>, String> {
-        let identity = credentials.clone().into();
-        let parameters = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(self.signs_for)
-            .name("pricing")
-            .time(SystemTime::now())
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|error| error.to_string())?
-            .into();
-        let headers = [("content-type", CONTENT_TYPE), ("host", self.endpoint.host()), ("x-amz-target", TARGET)];
-        let request = SignableRequest::new(
-            "POST",
-            self.endpoint.url(),
-            headers.into_iter(),
-            SignableBody::Bytes(body.as_bytes()),
-        )
-        .map_err(|error| error.to_string())?;
-        let (instructions, _) = sign(request, &parameters).map_err(|error| error.to_string())?.into_parts();
-        Ok(instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        let answer = self.service.call(TARGET, &question(&self.region, next, size)).await?;
+        page(&answer).map_err(Refusal::unanswered)
     }
 }
 
@@ -210,26 +177,8 @@ fn prices(text: &str) -> Vec<ListPrice> {
     if found.is_empty() { vec![ListPrice { instance_type, price: String::new() }] } else { found }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Fault {
-    #[serde(rename = "__type")]
-    kind: String,
-    #[serde(alias = "Message")]
-    message: String,
-}
-
-fn refused(status: u16, body: &[u8]) -> Refusal {
-    let fault: Fault = serde_json::from_slice(body).unwrap_or_default();
-    match fault.kind.rsplit('#').next().filter(|code| !code.is_empty()) {
-        Some(code) => Refusal::new(code, fault.message),
-        None => Refusal::unanswered(format!("the price list answers with status {status}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::refusal::Verdict;
     use super::*;
 
     fn product(name: &str, unit: &str, dollars: &str) -> String {
@@ -255,17 +204,6 @@ mod tests {
         assert_eq!(page.next.as_deref(), Some("n"));
         assert!(super::page(b"<html>").unwrap_err().contains("not understood"));
         assert_eq!(super::page(b"{}").unwrap(), Page { prices: Vec::new(), next: None });
-    }
-
-    #[test]
-    fn a_refusal_is_judged_by_its_type() {
-        for (body, verdict) in [
-            (r#"{"__type":"AccessDeniedException","Message":"no"}"#, Verdict::Denied),
-            (r#"{"__type":"com.amazonaws.pricing#ThrottlingException","message":"slowly"}"#, Verdict::BackOff),
-            ("<html>", Verdict::BackOff),
-        ] {
-            assert_eq!(refused(400, body.as_bytes()).verdict, verdict, "{body}");
-        }
     }
 
     #[test]

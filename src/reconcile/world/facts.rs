@@ -6,8 +6,8 @@ use crate::decide::placement::{BatchWindow, Order};
 use crate::decide::purchase::Buying;
 use crate::decide::status::PodStatus;
 use crate::model::{
-    AgentEvent, DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, Notice, ObjectName, PodIntent, PodReport,
-    PodUid, Shortage,
+    AgentEvent, Announced, DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, Notice, ObjectName, PodIntent,
+    PodReport, PodUid, Shortage,
 };
 use crate::ports::{PodEvent, PodSeen};
 use jiff::{SignedDuration, Timestamp};
@@ -71,6 +71,8 @@ pub enum Fact {
         instance: InstanceId,
         notices: Vec<Notice>,
     },
+    /// One thing that it announced elsewhere.
+    Announced(Announced),
 }
 
 /// Something to carry out.

@@ -97,6 +97,8 @@ impl World {
             ending: false,
             holds: None,
             gone: None,
+            told: Vec::new(),
+            announced: Vec::new(),
             notices: Vec::new(),
         });
         self.placement_dirty = true;

@@ -51,12 +51,20 @@ impl Permission {
 
     /// The price list knows no dry run: what a question of it came to.
     pub fn of_price_list(answer: Result<(), Refusal>) -> Self {
-        let right = match answer {
-            Ok(()) => Right::Granted,
-            Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
-            Err(refusal) => Right::Unclear(refusal.to_string()),
-        };
-        Self::of("pricing:GetProducts", right).not_needed()
+        Self::of("pricing:GetProducts", right(answer)).not_needed()
+    }
+
+    /// Nor does a queue. That it may be received from is seen; whether deleted from, not.
+    pub fn of_queue(answer: Result<(), Refusal>) -> Self {
+        Self::of("sqs:ReceiveMessage", right(answer)).not_needed()
+    }
+}
+
+fn right(answer: Result<(), Refusal>) -> Right {
+    match answer {
+        Ok(()) => Right::Granted,
+        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
+        Err(refusal) => Right::Unclear(refusal.to_string()),
     }
 }
 

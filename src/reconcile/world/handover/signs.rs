@@ -1,10 +1,10 @@
-//! Where handovers come from: what an agent was told by its cloud, and what a status records after a start.
+//! Where handovers come from: what a cloud announces, to an agent or to us, and what a status records after a start.
 
 use super::{At, Handover, Leg};
 use crate::decide::handover::{MOVE, MOVED, Role};
 use crate::decide::purchase::{Quarantine, policy::OnRebalance};
 use crate::decide::status::{HANDOVER, Reason, Recorded};
-use crate::model::{InstanceId, Notice, PodUid};
+use crate::model::{Announced, InstanceId, Notice, PodUid};
 use crate::reconcile::world::World;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -51,7 +51,30 @@ impl World {
 
     /// What an agent says that its instance was told.
     pub(in crate::reconcile::world) fn noticed(&mut self, id: &InstanceId, notices: Vec<Notice>, now: Timestamp) {
+        if let Some(entry) = self.instances.get_mut(id) {
+            entry.told = notices;
+            self.weigh(id, now);
+        }
+    }
+
+    /// What the cloud said of an instance elsewhere. Of one that is not known it was another's.
+    pub(in crate::reconcile::world) fn announced(&mut self, announced: Announced, now: Timestamp) {
+        let Announced { instance, notice } = announced;
+        if let Some(entry) = self.instances.get_mut(&instance)
+            && !entry.announced.contains(&notice)
+        {
+            entry.announced.push(notice);
+            self.weigh(&instance, now);
+        }
+    }
+
+    /// An agent's word is the exact one: of what it speaks of, the rest is left out.
+    fn weigh(&mut self, id: &InstanceId, now: Timestamp) {
         let Some(entry) = self.instances.get_mut(id) else { return };
+        let kind = std::mem::discriminant::<Notice>;
+        let spoken = |notice: &Notice| entry.told.iter().any(|told| kind(told) == kind(notice));
+        let mut notices = entry.told.clone();
+        notices.extend(entry.announced.iter().filter(|notice| !spoken(notice)).cloned());
         if entry.notices == notices {
             return;
         }
@@ -64,7 +87,8 @@ impl World {
             Notice::Rebalance { .. } => replaces,
             Notice::Maintenance { .. } => false,
         };
-        if entry.notices.iter().any(|notice| risky(notice) && !known.contains(notice)) {
+        let news = |notice: &Notice| !known.iter().any(|known| kind(known) == kind(notice));
+        if entry.notices.iter().any(|notice| risky(notice) && news(notice)) {
             // The cloud is short of these: the next one would be taken too.
             let record = &entry.record;
             let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);

@@ -146,6 +146,25 @@ fn an_interruption_moves_the_pod_within_its_two_minutes_and_leaves_the_pool_alon
 }
 
 #[test]
+fn what_is_announced_to_us_counts_while_the_agent_says_nothing_and_its_word_is_the_exact_one() {
+    let mut sim = running(RestartPolicy::Always, Some("ReplicaSet"));
+    let before = own(&sim, 0);
+    let at = |sim: &Sim, seconds| sim.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
+    let machine = sim.machine_of(0).expect("it has a machine");
+    sim.announce_to_us(machine, Notice::Interruption { at: at(&sim, 120) });
+    let doomed = condition(&sim, 0, INSTANCE_DOOMED).expect("it is said");
+    assert_eq!((doomed.status, doomed.reason.as_deref()), (true, Some("SpotInterrupted")));
+    let quarantined = sim.asked().len();
+    // The same again, by the agent: one interruption.
+    sim.announce(machine, Notice::Interruption { at: at(&sim, 119) });
+    assert_eq!(sim.asked().len(), quarantined);
+    sim.settle();
+    well(&mut sim);
+    assert_eq!((sim.launched, sim.handed_over.as_slice()), (2, ["ready"].as_slice()));
+    assert_ne!(own(&sim, 0), before);
+}
+
+#[test]
 fn without_another_instance_in_time_a_controlled_pod_is_evicted_and_a_bare_one_stopped_before_the_end() {
     for (owner, phase) in [(Some("ReplicaSet"), None), (None, Some(Phase::Failed))] {
         let mut sim = running(RestartPolicy::Always, owner);
@@ -361,17 +380,18 @@ proptest! {
     /// Moves and notices in any order, with crashes, while nothing else goes wrong: nobody is lost.
     #[test]
     fn nothing_that_can_be_moved_is_ever_lost_to_a_move_or_a_notice(
-        pods in 1..4usize, happens in vec((0..6u8, 0..6usize), 0..60),
+        pods in 1..4usize, happens in vec((0..7u8, 0..6usize), 0..60),
     ) {
         let mut sim = Sim::new();
         (0..pods).for_each(|_| sim.create_movable());
         sim.settle();
         for (what, n) in happens {
             match what {
-                0 => sim.annotate(n, MOVE, &format!("{n}-{what}-{}", sim.now().as_second())),
-                1 => {
+                6 => sim.annotate(n, MOVE, &format!("{n}-{}", sim.now().as_second())),
+                0 | 1 => {
                     let at = sim.now().saturating_add(SignedDuration::from_secs(120)).unwrap();
-                    sim.announce(n, Notice::Interruption { at });
+                    let notice = Notice::Interruption { at };
+                    if what == 0 { sim.announce_to_us(n, notice) } else { sim.announce(n, notice) }
                 }
                 2 => sim.crash(),
                 3 => sim.launch_returns(true),
@@ -379,7 +399,7 @@ proptest! {
                 _ => { sim.describe(); sim.wait(3); }
             }
             // Time enough: clouds and agents that work get there within the two minutes.
-            if what > 1 {
+            if (2..6).contains(&what) {
                 sim.turn();
             }
         }

@@ -15,8 +15,8 @@ use crate::decide::{
     status::{PodStatus, Recorded},
 };
 use crate::model::{
-    ContainerKind, ContainerState, Deletion, DesiredPod, InstanceId, InstanceRecord, InstanceState, NodeName, Notice,
-    PodIntent, PodSpec, PodUid, RestartPolicy, Shortage, Termination, tag,
+    Announced, ContainerKind, ContainerState, Deletion, DesiredPod, InstanceId, InstanceRecord, InstanceState,
+    NodeName, Notice, PodIntent, PodSpec, PodUid, RestartPolicy, Shortage, Termination, tag,
 };
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
@@ -146,11 +146,26 @@ impl Sim {
 
     /// The cloud announces something to a machine; what is there already is left alone.
     pub fn announce(&mut self, n: usize, notice: Notice) {
-        let Some(id) = nth(&self.machines, n) else { return };
+        if let Some(id) = self.noted(n, notice) {
+            self.tell_notices(&id);
+        }
+    }
+
+    /// The same, and it is the provider that hears it; the agent says it when it is next asked.
+    pub fn announce_to_us(&mut self, n: usize, notice: Notice) {
+        if let Some(instance) = self.noted(n, notice)
+            && let Some(notice) = self.machines[&instance].notices.first().cloned()
+        {
+            self.fact(Fact::Announced(Announced { instance, notice }));
+        }
+    }
+
+    fn noted(&mut self, n: usize, notice: Notice) -> Option<InstanceId> {
+        let id = nth(&self.machines, n)?;
         if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.lives() && m.notices.is_empty()) {
             machine.notices = vec![notice];
         }
-        self.tell_notices(&id);
+        Some(id)
     }
 
     /// The machine of the Pod, by the API server's word.
