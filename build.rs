@@ -2,5 +2,8 @@
 
 fn main() -> std::io::Result<()> {
     // Bytes instead of Vec<u8>: one encoded update is shared by all agents that it goes to.
-    tonic_prost_build::configure().bytes(".").compile_protos(&["proto/agent.proto"], &["proto"])
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::proto::LeanCodec")
+        .compile_protos(&["proto/agent.proto"], &["proto"])
 }

@@ -26,14 +26,9 @@ pub mod kubelet_api;
 pub mod model;
 pub mod pipe;
 pub mod ports;
+pub mod proto;
 pub mod reconcile;
 pub mod retry;
 pub mod runtime;
 pub mod simulate;
 pub mod telemetry;
-
-/// The generated protocol of proto/agent.proto.
-#[allow(clippy::all, missing_docs, reason = "generated code")]
-pub mod proto {
-    tonic::include_proto!("pilotlight.agent.v1");
-}
