@@ -137,7 +137,12 @@ impl Reserves {
         changed
     }
 
-    /// Runs the machine if it is time.
+    /// Whether it is time to run the machine.
+    pub fn is_due(&self, now: Millis) -> bool {
+        self.look.is_some_and(|at| at <= now)
+    }
+
+    /// Runs the machine. True if it did anything.
     pub fn control(
         &mut self,
         now: Millis,
@@ -146,9 +151,6 @@ impl Reserves {
         ids: &mut u32,
         chance: &mut StdRng,
     ) -> bool {
-        if self.look.is_none_or(|at| at > now) {
-            return false;
-        }
         let decision = reserve::decide(&self.snapshot(standard.clone(), world), &world.rules, stamp(now));
         if decision.state == State::AtZero && !matches!(self.state, State::AtZero | State::Repairing) {
             self.swaps += 1;

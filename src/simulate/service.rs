@@ -32,10 +32,17 @@ pub fn run(requests: &[Request], length: Millis, mode: Mode, world: &World, pric
     let mut service = Service::new(requests, mode, world, prices, seed);
     service.scale(1);
     service.next_tick = Some(TICK);
-    while let Some(at) = service.next().filter(|at| *at <= length) {
-        service.step(at);
+    loop {
+        let event = service.next();
+        let until = event.map_or(length, |at| at.min(length));
+        if service.tick_before(until) {
+            continue;
+        }
+        match event.into_iter().chain(service.next_tick).min() {
+            Some(at) if at <= length => service.step(at),
+            _ => return service.close(length),
+        }
     }
-    service.close(length)
 }
 
 /// Micro-dollars for an instance from one time to another.
@@ -115,6 +122,7 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// When something happens that is no tick.
     fn next(&mut self) -> Option<Millis> {
         let arrives = self.requests.peek().map(|request| request.at);
         let done = self.done.peek().map(|Reverse((at, _))| *at);
@@ -123,7 +131,19 @@ impl<'a> Service<'a> {
         } else {
             self.standard.iter().filter(|pod| !pod.ready).map(|pod| pod.ready_at).min()
         };
-        [arrives, done, ready, self.next_tick, self.reserves.next()].into_iter().flatten().min()
+        [arrives, done, ready, self.reserves.next()].into_iter().flatten().min()
+    }
+
+    /// Ticks with which nothing else happens: of a service that is awake for a month, most of what does. True if one of
+    /// them made something happen.
+    fn tick_before(&mut self, until: Millis) -> bool {
+        while let Some(at) = self.next_tick.filter(|at| *at < until) {
+            self.now = at;
+            if self.tick() {
+                return true;
+            }
+        }
+        false
     }
 
     fn step(&mut self, at: Millis) {
@@ -137,9 +157,11 @@ impl<'a> Service<'a> {
         self.serve();
         self.scaler.load(self.now, self.done.len() as u64 + self.queue.len() as u64);
         self.tick();
-        let standard = self.standard_facts();
-        if self.reserves.control(self.now, &standard, self.world, &mut self.ids, &mut self.chance) {
-            self.serve();
+        if self.reserves.is_due(self.now) {
+            let standard = self.standard_facts();
+            if self.reserves.control(self.now, &standard, self.world, &mut self.ids, &mut self.chance) {
+                self.serve();
+            }
         }
     }
 
@@ -228,24 +250,27 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn tick(&mut self) {
+    /// True if something follows of it.
+    fn tick(&mut self) -> bool {
         if self.next_tick.is_none_or(|at| at > self.now) {
-            return;
+            return false;
         }
         let ready = self.standard.iter().filter(|pod| pod.ready).count();
         let wish = self.scaler.tick(self.now, u32::try_from(ready).unwrap_or(MOST));
-        match self.activity {
+        let changed = match self.activity {
             _ if wish > 0 => self.scale(wish.min(MOST)),
             Activity::Active(_) if self.mode == Mode::MinScale => self.scale(1),
             Activity::Active(_) => {
                 self.activity = Activity::Idle(self.now);
                 self.reserves.poke(self.now);
                 self.obey_gate();
+                true
             }
-            Activity::Starting | Activity::Idle(_) => {}
-        }
+            Activity::Starting | Activity::Idle(_) => false,
+        };
         let rests = self.scaler.is_blank() && self.activity != Activity::Starting;
         self.next_tick = (!rests).then_some(self.now + TICK);
+        changed
     }
 
     /// What is idle goes to zero, or is held at one.
@@ -255,10 +280,11 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn scale(&mut self, to: u32) {
+    /// False if there are that many already.
+    fn scale(&mut self, to: u32) -> bool {
         let to = to as usize;
         if self.standard.len() == to {
-            return;
+            return false;
         }
         while self.standard.len() < to {
             self.ids += 1;
@@ -280,6 +306,7 @@ impl<'a> Service<'a> {
             self.ready_since = None;
         }
         self.reserves.poke(self.now);
+        true
     }
 
     fn standard_facts(&self) -> Standard {
