@@ -50,6 +50,28 @@ pub fn cpu(process: u32) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 1000 / a_second))
 }
 
+/// Daemons that leave the processors to all others while this lives. Each is a scheduling group of its own, so it is the
+/// group's nice value that counts (sched(7), "The autogroup feature").
+pub struct Aside(Vec<u32>);
+
+impl Aside {
+    /// None where the kernel has no such groups.
+    pub fn put(processes: Vec<u32>) -> Option<Self> {
+        let aside = Self(processes);
+        aside.nice(15).then_some(aside)
+    }
+
+    fn nice(&self, value: u8) -> bool {
+        self.0.iter().all(|process| fs::write(format!("/proc/{process}/autogroup"), value.to_string()).is_ok())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.nice(0);
+    }
+}
+
 /// The machine seen from one cluster.
 pub struct Machine {
     cgroup: String,

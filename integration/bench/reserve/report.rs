@@ -3,7 +3,7 @@
 use crate::{
     cost::{Bought, Cost},
     events::Event,
-    first::First,
+    first::{First, Tries},
     idle::Idle,
     net::Report as Load,
     swaps::Swaps,
@@ -55,23 +55,29 @@ fn load_json(load: &Load) -> Value {
 impl Report {
     pub fn print(&self) {
         if let Some(first) = &self.first {
-            println!("\nfirst request, {} tries each, ms", first.warm.len());
-            println!("{:<34} {:>9} {:>9} {:>9}", "", "p50", "p99", "slowest");
-            for (name, times) in [
-                ("to a warm Pod", &first.warm),
-                ("to a warm Pod, another scales up", &first.beside),
-                ("at zero, with a reserve", &first.reserve),
-                ("at zero, without", &first.nothing),
-            ] {
+            println!("\nfirst request, {} tries each, ms", first.shared.warm.len());
+            println!("{:<34} {:^29}   {:^29}", "", "control plane apart", "on the same processors");
+            let heads = format!("{:>9} {:>9} {:>9}", "p50", "p99", "slowest");
+            println!("{:<34} {heads}   {heads}", "");
+            let rows: [(&str, fn(&Tries) -> &[Duration]); 4] = [
+                ("to a warm Pod", |tries| &tries.warm),
+                ("to a warm Pod, another scales up", |tries| &tries.beside),
+                ("at zero, with a reserve", |tries| &tries.reserve),
+                ("at zero, without", |tries| &tries.nothing),
+            ];
+            let figures = |times: &[Duration]| {
                 let times = Times::of(times);
-                println!("{name:<34} {:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most);
+                format!("{:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most)
+            };
+            for (name, of) in rows {
+                println!("{name:<34} {}   {}", figures(of(&first.apart)), figures(of(&first.shared)));
             }
-            let over = |base: &[Duration]| Times::of(&first.reserve).p99 / Times::of(base).p99;
-            let (by, all) = (first.by_reserve, first.reserve.len());
+            let over = |tries: &Tries| Times::of(&tries.reserve).p99 / Times::of(&tries.warm).p99;
+            let (by, all) = (first.by_reserve, first.apart.reserve.len() + first.shared.reserve.len());
             println!(
-                "reserve's p99 over warm's: {:.2}, while another scales up: {:.2}; answered by the reserve: {by} of {all}",
-                over(&first.warm),
-                over(&first.beside)
+                "reserve's p99 over warm's: {:.2}, with all on the same processors {:.2}; answered by the reserve: {by} of {all}",
+                over(&first.apart),
+                over(&first.shared)
             );
             if first.noisy > 0 {
                 println!("the machine was busy with something else before {} tries", first.noisy);
@@ -112,11 +118,17 @@ impl Report {
 
     pub fn write(&self, path: &Path) -> Result<()> {
         let first = self.first.as_ref().map(|first| {
+            let tries = |tries: &Tries| {
+                json!({
+                    "warm": Times::of(&tries.warm).json(),
+                    "warmBesideScaleUp": Times::of(&tries.beside).json(),
+                    "reserve": Times::of(&tries.reserve).json(),
+                    "nothing": Times::of(&tries.nothing).json(),
+                })
+            };
             json!({
-                "warm": Times::of(&first.warm).json(),
-                "warmBesideScaleUp": Times::of(&first.beside).json(),
-                "reserve": Times::of(&first.reserve).json(),
-                "nothing": Times::of(&first.nothing).json(),
+                "controlPlaneApart": tries(&first.apart),
+                "controlPlaneShared": tries(&first.shared),
                 "answeredByReserve": first.by_reserve,
                 "noisyTries": first.noisy,
             })
