@@ -12,7 +12,7 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use support::*;
 use tokio::{
     process::Command,
@@ -253,5 +253,99 @@ async fn a_provider_that_is_killed_in_the_middle_of_a_move_ends_it_and_no_reques
         provider("up");
         before = until_moved(&space, &before).await;
     }
+    assert!(load.stop().await > 0);
+}
+
+/// The running provider takes up another cost policy, until this is dropped.
+struct Policy {
+    config: PathBuf,
+    before: String,
+}
+
+impl Policy {
+    /// As without a policy, with these settings beside.
+    fn with(settings: &str) -> Self {
+        let dir = Cluster::get().state.join("provider");
+        let (config, policy) = (dir.join("provider.yaml"), dir.join("handover-cost-policy.yaml"));
+        let before = std::fs::read_to_string(&config).expect("the provider is configured");
+        let usual = "defaults:
+  purchase: [{option: on-demand}]
+  instances: {burstable: true}
+  sizing: {mode: requests, requests: {cpu: 250m, memory: 256Mi}}
+";
+        std::fs::write(&policy, format!("{usual}{settings}")).expect("it can be written");
+        let this = Self { config, before };
+        let lines = this.before.lines().filter(|line| !line.starts_with("costPolicy: "));
+        let other = lines.map(|line| format!("{line}\n")).collect::<String>();
+        this.write(&format!("{other}costPolicy: {}\n", policy.display()));
+        this
+    }
+
+    /// At once whole: the provider looks at any time.
+    fn write(&self, text: &str) {
+        let new = self.config.with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.config)).expect("it can be written");
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        self.write(&self.before);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_moves_to_the_class_it_is_told_to_where_the_policy_permits_it_and_no_request_is_lost() {
+    let _turn = alone().await;
+    let space = Space::new("class").await;
+    let name = web(&space).await;
+    let before = space.until_running(&name).await;
+    let to = ["--to", "roomy", "-n", &space.name, &name];
+    let refused = move_pod(&space, &to).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.text.contains("overrides.move-to-class"), "{}", refused.text);
+
+    let classes = "overrides: {move-to-class: allow}
+classes:
+  - {name: roomy, match: {annotations: {pilotlight.dev/use-class: roomy}}, instances: {allow: [c6i.xlarge]}}
+";
+    let _policy = Policy::with(classes);
+    let load = Load::start(&space).await;
+    let moved = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tick.tick().await;
+            // Until the edit is taken up.
+            let moved = move_pod(&space, &to).await;
+            if !moved.text.contains("overrides.move-to-class") {
+                return moved;
+            }
+        }
+    };
+    let moved = timeout(PATIENCE, moved).await.expect("the policy is taken up");
+    assert_eq!(moved.code, Some(0), "{}", moved.text);
+    let after = until_moved(&space, &before).await;
+    assert_eq!(annotation(&after, "instance-type"), "c6i.xlarge");
+    assert_eq!(annotation(&after, "class"), "roomy");
+    assert!(load.stop().await > 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_too_old_or_better_replaced_is_and_no_request_is_lost() {
+    let _turn = alone().await;
+    let space = Space::new("aged").await;
+    let name = web(&space).await;
+    let load = Load::start(&space).await;
+    let first = space.until_running(&name).await;
+    let second = {
+        let _policy = Policy::with("  interruption: {rebalance: replace}\n");
+        space.cluster.announce(&first, "rebalance", 0).await;
+        let second = until_moved(&space, &first).await;
+        space.until_event(&name, "SpotRebalanceRecommendation", |_| true).await;
+        second
+    };
+    let _policy = Policy::with("  ttl: {maxLifetime: 20s}\n");
+    until_moved(&space, &second).await;
+    space.until_event(&name, "InstanceExpired", |_| true).await;
     assert!(load.stop().await > 0);
 }
