@@ -294,6 +294,21 @@ impl Drop for Policy {
     }
 }
 
+/// Asks again and again, until the policy is taken up that such an answer is of.
+async fn answer(space: &Space, args: &[&str], of_the_policy: impl Fn(&Moved) -> bool) -> Moved {
+    let asked = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tick.tick().await;
+            let moved = move_pod(space, args).await;
+            if of_the_policy(&moved) {
+                return moved;
+            }
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("the policy is taken up")
+}
+
 #[tokio::test]
 async fn a_pod_moves_to_the_class_it_is_told_to_where_the_policy_permits_it_and_no_request_is_lost() {
     let _turn = alone().await;
@@ -303,27 +318,21 @@ async fn a_pod_moves_to_the_class_it_is_told_to_where_the_policy_permits_it_and_
     let to = ["--to", "roomy", "-n", &space.name, &name];
     let refused = move_pod(&space, &to).await;
     assert_eq!(refused.code, Some(1));
-    assert!(refused.text.contains("overrides.move-to-class"), "{}", refused.text);
+    assert!(refused.text.contains("no class named \"roomy\""), "{}", refused.text);
 
-    let classes = "overrides: {move-to-class: allow}
-classes:
+    let class = "classes:
   - {name: roomy, match: {annotations: {pilotlight.dev/use-class: roomy}}, instances: {allow: [c6i.xlarge]}}
 ";
-    let _policy = Policy::with(classes);
+    let forbids = |moved: &Moved| moved.text.contains("overrides.move-to-class");
+    let policy = Policy::with(class);
+    let refused = answer(&space, &to, forbids).await;
+    assert_eq!(refused.code, Some(1), "{}", refused.text);
+    drop(policy);
+
     let load = Load::start(&space).await;
-    let moved = async {
-        let mut tick = tokio::time::interval(Duration::from_millis(200));
-        loop {
-            tick.tick().await;
-            // Until the edit is taken up.
-            let moved = move_pod(&space, &to).await;
-            if !moved.text.contains("overrides.move-to-class") {
-                return moved;
-            }
-        }
-    };
-    let moved = timeout(PATIENCE, moved).await.expect("the policy is taken up");
-    assert_eq!(moved.code, Some(0), "{}", moved.text);
+    let _policy = Policy::with(&format!("overrides: {{move-to-class: allow}}\n{class}"));
+    let moved = answer(&space, &to, |moved| moved.code == Some(0)).await;
+    assert!(moved.text.contains("HandoverSwitched"), "{}", moved.text);
     let after = until_moved(&space, &before).await;
     assert_eq!(annotation(&after, "instance-type"), "c6i.xlarge");
     assert_eq!(annotation(&after, "class"), "roomy");

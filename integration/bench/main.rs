@@ -18,6 +18,7 @@
 
 mod audit;
 mod pods;
+#[allow(dead_code, reason = "shared with another bench")]
 mod procs;
 mod raw;
 mod report;
