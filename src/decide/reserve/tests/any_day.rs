@@ -206,3 +206,25 @@ fn a_controller_that_is_away_leaves_a_held_revision_only_slower_to_scale_down() 
     assert!(world.at_zero() && world.answering() == 1, "{}", world.describe());
     assert!(world.violations.is_empty(), "{:#?}", world.violations);
 }
+
+/// Without a gate nobody holds the last Pod while its reserve makes way for it. Found by the days above.
+#[test]
+fn a_plain_deployment_that_is_scaled_down_while_its_reserve_makes_way_is_answered_for_again_within_a_second() {
+    let mut world = World::plain();
+    let look = |lag, steps| Chance::Control { lag, steps };
+    let moment = vec![
+        Chance::Traffic(true),
+        look([0; 4], 99),
+        look([0; 4], 99),
+        Chance::Pass(1_501),
+        Chance::Pass(1_501),
+        Chance::Traffic(false),
+        look([0, 0, 0, 5], 2),
+        look([916, 186, 653, 941], 99),
+    ];
+    day(&mut world, moment);
+    assert!(world.at_zero() && world.answering() == 0, "it is the moment: {}", world.describe());
+    runs(&mut world, 1_000);
+    assert_eq!(world.answering(), 1, "{}", world.describe());
+    assert!(world.violations.is_empty(), "{:#?}", world.violations);
+}

@@ -63,6 +63,8 @@ pub struct World {
     history: Vec<(i64, Truth)>,
     /// Caches never go back in time: what each kind of watch has shown.
     shown: [i64; 4],
+    /// Whether a standard Pod was ready, as the controller saw it last.
+    standard_shown: bool,
     excused_until: i64,
     /// A reserve is promised from when the controller has first secured what runs, until something ends that.
     secured: bool,
@@ -106,6 +108,7 @@ impl World {
             history: vec![(0, truth.clone())],
             truth,
             shown: [0; 4],
+            standard_shown: false,
             excused_until: 0,
             secured: false,
             plain: false,
@@ -268,6 +271,7 @@ impl World {
                 found.expect("there is always one").1.clone()
             })
             .collect();
+        self.standard_shown = views[1].standard.is_some();
         let seen = self.snapshot(&views[0], &views[1], &views[2], &views[3]);
         let decision = decide(&seen, &self.rules, stamp(self.now));
         for effect in decision.effects.iter().take(steps) {
@@ -375,11 +379,17 @@ impl World {
                     (pod.attached, pod.changed) = (true, now);
                 }
             }
-            Effect::Detach { name, .. } => self.takes("a detachment", |world| {
-                if let Some(pod) = world.pod(name).filter(|pod| pod.attached) {
-                    (pod.attached, pod.changed) = (false, now);
+            Effect::Detach { name, .. } => {
+                // Without a gate the last standard Pod may go while the reserve makes way for it.
+                if self.plain && self.standard_shown && self.truth.standard.is_none() {
+                    self.excuse();
                 }
-            }),
+                self.takes("a detachment", |world| {
+                    if let Some(pod) = world.pod(name).filter(|pod| pod.attached) {
+                        (pod.attached, pod.changed) = (false, now);
+                    }
+                });
+            }
             Effect::CheckIdle { name } => {
                 if let Some(pod) = self.pod(name) {
                     let at = stamp(now);
