@@ -122,8 +122,12 @@ impl<'a> Planner<'a> {
     pub fn decide_all(&self, demands: &[Demand], ledger: &mut Ledger) -> Vec<Decision> {
         let mut order: Vec<&Demand> = demands.iter().collect();
         order.sort_by(|a, b| a.uid.cmp(&b.uid));
+        let mut scratch = Scratch::default();
         let decide = |demand: &Demand| {
-            let decision = self.decide(demand, ledger);
+            let decision = match self.case(demand, ledger) {
+                Ok(case) => case.decide_in(&mut scratch),
+                Err(refused) => *refused,
+            };
             if let Some(live) = decision.live() {
                 ledger.book(&live);
             }
@@ -207,6 +211,14 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Lists that are made anew for each Pod; kept from one to the next, so that a batch does not spend its time on memory.
+#[derive(Default)]
+struct Scratch {
+    types: Vec<(u16, u32)>,
+    zones: Vec<(u16, u32)>,
+    offers: Vec<Candidate>,
+}
+
 /// One Pod's question to the policy.
 pub struct Case<'a, 'p> {
     planner: &'p Planner<'a>,
@@ -227,9 +239,13 @@ impl Case<'_, '_> {
     }
 
     pub fn decide(&self) -> Decision {
+        self.decide_in(&mut Scratch::default())
+    }
+
+    fn decide_in(&self, scratch: &mut Scratch) -> Decision {
         let (cpu_millis, memory_bytes) = self.need;
         let mut dropped = Vec::with_capacity(self.planner.types.len());
-        let outcome = self.run(self.place, &mut dropped);
+        let outcome = self.run(self.place, scratch, &mut dropped);
         Decision {
             uid: self.demand.uid.clone(),
             namespace: self.demand.namespace.clone(),
@@ -272,16 +288,17 @@ impl Case<'_, '_> {
         })
     }
 
-    fn run(&self, place: usize, dropped: &mut Vec<Dropped>) -> Outcome {
+    fn run(&self, place: usize, scratch: &mut Scratch, dropped: &mut Vec<Dropped>) -> Outcome {
         let planner = self.planner;
-        let mut types: Vec<(u16, u32)> = Vec::with_capacity(planner.types.len());
+        let Scratch { types, zones, offers } = scratch;
+        types.clear();
+        zones.clear();
         for ((id, spec), verdict) in (0u16..).zip(&planner.types).zip(&planner.classes[place].types) {
             match verdict.and_then(|rank| self.fits(spec, rank)) {
                 Ok(rank) => types.push((id, rank)),
                 Err(why) => dropped.push(Dropped { option: None, instance_type: Some(id), zone: None, why }),
             }
         }
-        let mut zones: Vec<(u16, u32)> = Vec::with_capacity(planner.zones.len());
         let group = self.ledger.group(&self.class.name, &self.group);
         for ((id, zone), allowed) in (0u16..).zip(&planner.zones).zip(&planner.classes[place].zones) {
             let other = self.demand.zones.as_ref().is_some_and(|zones| !zones.iter().any(|z| z == zone));
@@ -305,7 +322,7 @@ impl Case<'_, '_> {
         for step in steps {
             let from = dropped.len();
             let forced = lacking && is_on_demand(step.option);
-            let found = self.step(step, shortage || forced, &types, &zones, dropped);
+            let found = self.step(step, shortage || forced, types, zones, offers, dropped);
             shortage |= dropped[from..].iter().any(|d| d.why.is_shortage());
             if let Some(choice) = found {
                 return Outcome::Plan(choice);
@@ -343,6 +360,7 @@ impl Case<'_, '_> {
         shortage: bool,
         types: &[(u16, u32)],
         zones: &[(u16, u32)],
+        offers: &mut Vec<Candidate>,
         dropped: &mut Vec<Dropped>,
     ) -> Option<Choice> {
         let option = Some(step.option);
@@ -356,7 +374,7 @@ impl Case<'_, '_> {
             return None;
         }
         let before = dropped.len();
-        let mut offers = Vec::with_capacity(types.len() * zones.len());
+        offers.clear();
         for &(type_id, rank) in types {
             let spec = self.planner.types[usize::from(type_id)];
             if step.option == Purchase::Burstable && spec.burst.is_none() {
@@ -414,7 +432,7 @@ impl Case<'_, '_> {
             instance_type: spec.name.clone(),
             zone: self.planner.zone(best.pool.zone).to_owned(),
             price: best.price,
-            drawn: self.bare_price(step.option, spec, best.pool).map_or_else(|_| Vec::new(), |(_, drawn)| drawn),
+            drawn: self.drawn(step.option, spec, best.pool),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
             alternatives: offers[1..].iter().map(|offer| (offer.pool, offer.price)).collect(),
@@ -430,7 +448,7 @@ impl Case<'_, '_> {
         if self.planner.quarantined[place][self.index(pool)] {
             return Err(Why::Quarantined);
         }
-        let (bare, _) = self.bare_price(step.option, spec, pool)?;
+        let bare = self.bare_price(step.option, spec, pool)?;
         if let Some(percent) = step.max_percent_of_on_demand {
             let max = u128::from(spec.on_demand.0) * u128::from(percent) / 100;
             let max = HourlyPrice(u64::try_from(max).unwrap_or(u64::MAX));
@@ -455,24 +473,37 @@ impl Case<'_, '_> {
     }
 
     /// Without surplus credits.
-    fn bare_price(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Result<(HourlyPrice, Vec<Draw>), Why> {
+    fn bare_price(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Result<HourlyPrice, Why> {
         let planner = self.planner;
         match option {
-            Purchase::Spot => planner.spot[self.index(pool)].map(|price| (price, Vec::new())).ok_or(Why::NotSpot),
+            Purchase::Spot => planner.spot[self.index(pool)].ok_or(Why::NotSpot),
             Purchase::CapacityReservation => {
                 // It is paid for whether used or not: one more instance in it costs nothing more.
                 let reserved = planner.reservations[self.index(pool)];
                 let free = reserved > 0 && self.ledger.reserved(&spec.name, planner.zone(pool.zone)) < reserved;
-                if free { Ok((HourlyPrice(0), Vec::new())) } else { Err(Why::NoReservation) }
+                if free { Ok(HourlyPrice(0)) } else { Err(Why::NoReservation) }
             }
+            Purchase::OnDemand | Purchase::Burstable => Ok(match self.commitments(pool) {
+                [] => spec.on_demand,
+                matching => self.ledger.price_after_commitments(&planner.policy.commitments, matching, spec),
+            }),
+        }
+    }
+
+    /// What commitments pay of it.
+    fn drawn(&self, option: Purchase, spec: &TypeSpec, pool: PoolId) -> Vec<Draw> {
+        match option {
+            Purchase::Spot | Purchase::CapacityReservation => Vec::new(),
             Purchase::OnDemand | Purchase::Burstable => {
-                let matching = &planner.commitments[self.index(pool)];
-                if matching.is_empty() || !self.class.use_commitments {
-                    return Ok((spec.on_demand, Vec::new()));
-                }
-                Ok(self.ledger.after_commitments(&planner.policy.commitments, matching, spec))
+                let matching = self.commitments(pool);
+                self.ledger.after_commitments(&self.planner.policy.commitments, matching, spec).1
             }
         }
+    }
+
+    /// Those that may pay for it.
+    fn commitments(&self, pool: PoolId) -> &[usize] {
+        if self.class.use_commitments { &self.planner.commitments[self.index(pool)] } else { &[] }
     }
 
     fn index(&self, pool: PoolId) -> usize {

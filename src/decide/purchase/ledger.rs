@@ -116,8 +116,29 @@ impl Ledger {
         matching: &[usize],
         spec: &TypeSpec,
     ) -> (HourlyPrice, Vec<Draw>) {
-        let mut rest = spec.on_demand.0;
         let mut draws = Vec::new();
+        let price = self.cover(commitments, matching, spec, |draw| draws.push(draw));
+        (price, draws)
+    }
+
+    /// The same without saying what is drawn: it is asked for each pool of each Pod.
+    pub fn price_after_commitments(
+        &self,
+        commitments: &[Commitment],
+        matching: &[usize],
+        spec: &TypeSpec,
+    ) -> HourlyPrice {
+        self.cover(commitments, matching, spec, |_| ())
+    }
+
+    fn cover(
+        &self,
+        commitments: &[Commitment],
+        matching: &[usize],
+        spec: &TypeSpec,
+        mut draws: impl FnMut(Draw),
+    ) -> HourlyPrice {
+        let mut rest = spec.on_demand.0;
         for &commitment in matching {
             let left = self.left.get(commitment).copied().unwrap_or(0);
             if left == 0 {
@@ -126,13 +147,13 @@ impl Ledger {
             let (amount, uncovered) = commitments[commitment].cover(left, spec, rest);
             rest = uncovered;
             if amount > 0 {
-                draws.push(Draw { commitment, amount });
+                draws(Draw { commitment, amount });
             }
             if rest == 0 {
                 break;
             }
         }
-        (HourlyPrice(rest), draws)
+        HourlyPrice(rest)
     }
 }
 
