@@ -59,18 +59,13 @@ impl Report {
             println!("{:<34} {:^29}   {:^29}", "", "control plane apart", "on the same processors");
             let heads = format!("{:>9} {:>9} {:>9}", "p50", "p99", "slowest");
             println!("{:<34} {heads}   {heads}", "");
-            let rows: [(&str, fn(&Tries) -> &[Duration]); 4] = [
-                ("to a warm Pod", |tries| &tries.warm),
-                ("to a warm Pod, another scales up", |tries| &tries.beside),
-                ("at zero, with a reserve", |tries| &tries.reserve),
-                ("at zero, without", |tries| &tries.nothing),
-            ];
-            let figures = |times: &[Duration]| {
-                let times = Times::of(times);
-                format!("{:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most)
+            let rows = |tries: &Tries| {
+                [&tries.warm, &tries.beside, &tries.reserve, &tries.nothing].map(|times| figures(times))
             };
-            for (name, of) in rows {
-                println!("{name:<34} {}   {}", figures(of(&first.apart)), figures(of(&first.shared)));
+            let names =
+                ["to a warm Pod", "to a warm Pod, another scales up", "at zero, with a reserve", "at zero, without"];
+            for ((name, apart), shared) in names.into_iter().zip(rows(&first.apart)).zip(rows(&first.shared)) {
+                println!("{name:<34} {apart}   {shared}");
             }
             let over = |tries: &Tries| Times::of(&tries.reserve).p99 / Times::of(&tries.warm).p99;
             let (by, all) = (first.by_reserve, first.apart.reserve.len() + first.shared.reserve.len());
@@ -193,4 +188,10 @@ fn line(name: &str, load: &Load) {
 
 fn mb(bytes: u64) -> f64 {
     bytes as f64 / MB
+}
+
+/// Three columns of the table.
+fn figures(times: &[Duration]) -> String {
+    let times = Times::of(times);
+    format!("{:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most)
 }
