@@ -98,6 +98,17 @@ fn reason(pod: &Pod, kind: &str) -> Option<String> {
     conditions.into_iter().find(|c| c.type_ == kind)?.reason.clone()
 }
 
+async fn until_let_go(space: &Space, instance: &str) {
+    let disk = space.cluster.instance_dir(instance).join("disk");
+    let gone = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        while disk.exists() {
+            tick.tick().await;
+        }
+    };
+    assert!(timeout(PATIENCE, gone).await.is_ok(), "{} is still there", disk.display());
+}
+
 /// It is on another instance, and the first has been let go.
 async fn until_moved(space: &Space, before: &Pod) -> Pod {
     let name = before.metadata.name.as_deref().expect("named");
@@ -110,14 +121,7 @@ async fn until_moved(space: &Space, before: &Pod) -> Pod {
     let pod = space.until_pod(name, "is on another instance", over).await;
     assert_eq!(pod.metadata.uid, uid, "it is the same Pod");
     assert!(phase(&pod) == "Running" && condition(&pod, "Ready"));
-    let disk = space.cluster.instance_dir(&old).join("disk");
-    let gone = async {
-        let mut tick = tokio::time::interval(Duration::from_millis(100));
-        while disk.exists() {
-            tick.tick().await;
-        }
-    };
-    assert!(timeout(PATIENCE, gone).await.is_ok(), "{} is still there", disk.display());
+    until_let_go(space, &old).await;
     pod
 }
 
@@ -153,14 +157,7 @@ async fn no_request_is_lost_while_a_pod_moves_again_and_again() {
     space.until_pod(&name, "is on its way", |pod| condition(pod, "pilotlight.dev/Handover")).await;
     space.kubectl(&["delete", "deployment", "web"]).await;
     space.until_gone(&name).await;
-    let disk = space.cluster.instance_dir(&last).join("disk");
-    let gone = async {
-        let mut tick = tokio::time::interval(Duration::from_millis(100));
-        while disk.exists() {
-            tick.tick().await;
-        }
-    };
-    assert!(timeout(PATIENCE, gone).await.is_ok(), "{} is still there", disk.display());
+    until_let_go(&space, &last).await;
 }
 
 #[tokio::test]

@@ -108,23 +108,30 @@ async fn what_spot_lacks_is_bought_on_demand_and_the_pods_events_say_so() {
     gone(&space, &["falls-through"]).await;
 }
 
+/// The provider is killed while its launch call for these Pods has no answer yet.
+async fn killed_in_a_launch(space: &Space, names: [&str; 2]) -> Scripted {
+    let before = called("ec2:RunInstances");
+    let script = Scripted::new(r#"{"launchMillis": 3000}"#);
+    let all = json!({ "apiVersion": "v1", "kind": "List", "items": names.map(pinned) });
+    space.apply(&all).await;
+    until("the launch is under way", || called("ec2:RunInstances") > before).await;
+    provider(&["kill"]);
+    script
+}
+
 #[tokio::test]
 async fn a_provider_that_is_killed_while_it_launches_leaks_nothing_and_launches_nothing_twice() {
     let _turn = alone().await;
     let space = Space::new("ec2-killed").await;
-    let before = (called("ec2:RunInstances"), launched());
-    let _script = Scripted::new(r#"{"launchMillis": 3000}"#);
+    let before = launched();
     let names = ["a", "b"];
-    let all = json!({ "apiVersion": "v1", "kind": "List", "items": names.map(pinned) });
-    space.apply(&all).await;
-    until("the launch is under way", || called("ec2:RunInstances") > before.0).await;
-    provider(&["kill"]);
+    let _script = killed_in_a_launch(&space, names).await;
     standin::script("{}");
     provider(&["up", "--ec2"]);
     for name in names {
         space.until_running(name).await;
     }
-    assert_eq!(launched(), before.1 + 2, "each Pod's instance was launched once");
+    assert_eq!(launched(), before + 2, "each Pod's instance was launched once");
     gone(&space, &names).await;
 }
 
@@ -134,13 +141,9 @@ async fn a_provider_that_is_killed_while_it_launches_leaks_nothing_and_launches_
 async fn another_provider_that_takes_over_in_the_middle_of_a_launch_ends_what_nobody_needs() {
     let _turn = alone().await;
     let space = Space::new("ec2-failover").await;
-    let before = (called("ec2:RunInstances"), launched());
-    let _script = Scripted::new(r#"{"launchMillis": 3000}"#);
+    let before = launched();
     let names = ["a", "b"];
-    let all = json!({ "apiVersion": "v1", "kind": "List", "items": names.map(pinned) });
-    space.apply(&all).await;
-    until("the launch is under way", || called("ec2:RunInstances") > before.0).await;
-    provider(&["kill"]);
+    let _script = killed_in_a_launch(&space, names).await;
     let cluster = Cluster::get();
     let journal = cluster.state.join("provider/state").join(&cluster.name).join("launches");
     std::fs::remove_dir_all(&journal).unwrap_or_else(|error| panic!("{}: {error}", journal.display()));
@@ -151,7 +154,7 @@ async fn another_provider_that_takes_over_in_the_middle_of_a_launch_ends_what_no
     }
     assert_eq!(backing.len(), 2, "each Pod has an instance of its own");
     // Who takes over at once may launch what its predecessor's call is about to bring: by its tags that is found, and ended.
-    assert!((before.1 + 2..=before.1 + 4).contains(&launched()), "{} more were launched", launched() - before.1);
+    assert!((before + 2..=before + 4).contains(&launched()), "{} more were launched", launched() - before);
     until("only what Pods are bound to is left", || {
         let living = instances().into_iter().filter(|(_, (state, ..))| state != "terminated");
         living.map(|(id, _)| id).collect::<BTreeSet<_>>() == backing

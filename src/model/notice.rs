@@ -16,6 +16,13 @@ pub enum Notice {
     Maintenance { code: String, not_before: Timestamp },
 }
 
+impl Notice {
+    /// Whether both speak of the same thing, be it at other times.
+    pub fn same_kind(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 /// One announcement that reached the provider itself. What is withdrawn is not said this way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {

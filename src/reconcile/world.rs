@@ -132,18 +132,22 @@ struct InstanceEntry {
     ending: bool,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
-    /// As its agent says it.
+    /// What the cloud announces to it, as its agent says it: whole.
     told: Vec<Notice>,
-    /// As the cloud said it elsewhere.
+    /// What the cloud announced of it elsewhere, one by one.
     announced: Vec<Notice>,
-    /// What of both counts.
-    notices: Vec<Notice>,
 }
 
 impl InstanceEntry {
     /// The cloud is about to take it.
     fn doomed(&self) -> bool {
-        self.notices.iter().any(|n| matches!(n, Notice::Interruption { .. } | Notice::Maintenance { .. }))
+        self.notices().any(|n| matches!(n, Notice::Interruption { .. } | Notice::Maintenance { .. }))
+    }
+
+    /// What counts. An agent's word is the exact one: of what it speaks of, nothing else is heard.
+    fn notices(&self) -> impl Iterator<Item = &Notice> {
+        let unspoken = |notice: &&Notice| !self.told.iter().any(|told| told.same_kind(notice));
+        self.told.iter().chain(self.announced.iter().filter(unspoken))
     }
 
     fn usable(&self) -> bool {

@@ -34,8 +34,9 @@ pub(super) struct Surroundings<'a> {
     pub cancel: &'a CancellationToken,
 }
 
+type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A task that the cloud needs, by what it does; to be owned by whoever owns the cloud.
-pub(super) type Task = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(super) type Task = (&'static str, Run);
 
 pub(super) struct Made {
     pub cloud: Arc<dyn Cloud>,
@@ -102,7 +103,7 @@ async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundi
         identity_certificates: identity_certificates.transpose()?,
         register_within: config.buying.policy.ttl.register,
     };
-    let (ledger, batches): (Ledger, Pin<Box<dyn Future<Output = ()> + Send>>) = match &config.authority_secret {
+    let (ledger, batches): (Ledger, Run) = match &config.authority_secret {
         Some(secret) => {
             let object = SecretRef { namespace: secret.namespace.clone(), name: CLAIMS.to_owned() };
             let store = ConfigMapStore::new(around.provider.clone(), &object);

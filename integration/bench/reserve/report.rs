@@ -192,6 +192,9 @@ fn mb(bytes: u64) -> f64 {
 
 /// Three columns of the table.
 fn figures(times: &[Duration]) -> String {
+    if times.is_empty() {
+        return format!("{:>9} {:>9} {:>9}", "-", "-", "-");
+    }
     let times = Times::of(times);
     format!("{:>9.1} {:>9.1} {:>9.1}", times.p50, times.p99, times.most)
 }

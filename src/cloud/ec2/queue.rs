@@ -126,8 +126,8 @@ impl Queue {
                 Ok(false) => return,
                 Err(refusal) => {
                     if said.as_ref() != Some(&refusal.code) {
-                        let rights = refusal.verdict == Verdict::Denied;
-                        tracing::warn!(queue = self.url, %refusal, rights, "announcements can't be received from the queue");
+                        let denied = refusal.verdict == Verdict::Denied;
+                        tracing::warn!(queue = self.url, %refusal, denied, "announcements can't be received from the queue");
                         said = Some(refusal.code);
                     }
                     tokio::time::sleep(pauses.next_wait()).await;

@@ -154,8 +154,9 @@ impl World {
         let Some(own) = entry.instance.as_ref().and_then(|id| self.instances.get(id)) else { return (None, None) };
         let policy = &self.config.buying.policy;
         let asked = entry.asked();
+        let notices: Vec<Notice> = own.notices().cloned().collect();
         let signals = Signals {
-            notices: &own.notices,
+            notices: &notices,
             launched_at: own.record.launched_at,
             max_lifetime: policy.ttl.max_lifetime,
             interruption: policy.interruption,
@@ -282,7 +283,7 @@ impl World {
             leg.desired.is_some() || !i.ever_connected || i.holds.as_ref().is_some_and(|(held, _)| held == uid)
         };
         let ends_at = instance.and_then(|i| {
-            let interruptions = i.notices.iter().filter_map(|notice| match notice {
+            let interruptions = i.notices().filter_map(|notice| match notice {
                 Notice::Interruption { at } => Some(*at),
                 _ => None,
             });

@@ -99,7 +99,6 @@ impl World {
             gone: None,
             told: Vec::new(),
             announced: Vec::new(),
-            notices: Vec::new(),
         });
         self.placement_dirty = true;
     }

@@ -51,34 +51,25 @@ impl World {
 
     /// What an agent says that its instance was told.
     pub(in crate::reconcile::world) fn noticed(&mut self, id: &InstanceId, notices: Vec<Notice>, now: Timestamp) {
-        if let Some(entry) = self.instances.get_mut(id) {
-            entry.told = notices;
-            self.weigh(id, now);
-        }
+        let Some(entry) = self.instances.get_mut(id).filter(|entry| entry.told != notices) else { return };
+        let known = entry.notices().cloned().collect();
+        entry.told = notices;
+        self.heard(id, known, now);
     }
 
     /// What the cloud said of an instance elsewhere. Of one that is not known it was another's.
     pub(in crate::reconcile::world) fn announced(&mut self, announced: Announced, now: Timestamp) {
         let Announced { instance, notice } = announced;
-        if let Some(entry) = self.instances.get_mut(&instance)
-            && !entry.announced.contains(&notice)
-        {
-            entry.announced.push(notice);
-            self.weigh(&instance, now);
-        }
+        let entry = self.instances.get_mut(&instance).filter(|entry| !entry.announced.contains(&notice));
+        let Some(entry) = entry else { return };
+        let known = entry.notices().cloned().collect();
+        entry.announced.push(notice);
+        self.heard(&instance, known, now);
     }
 
-    /// An agent's word is the exact one: of what it speaks of, the rest is left out.
-    fn weigh(&mut self, id: &InstanceId, now: Timestamp) {
-        let Some(entry) = self.instances.get_mut(id) else { return };
-        let kind = std::mem::discriminant::<Notice>;
-        let spoken = |notice: &Notice| entry.told.iter().any(|told| kind(told) == kind(notice));
-        let mut notices = entry.told.clone();
-        notices.extend(entry.announced.iter().filter(|notice| !spoken(notice)).cloned());
-        if entry.notices == notices {
-            return;
-        }
-        let known = std::mem::replace(&mut entry.notices, notices);
+    /// What counts is another than what was known.
+    fn heard(&mut self, id: &InstanceId, known: Vec<Notice>, now: Timestamp) {
+        let Some(entry) = self.instances.get(id) else { return };
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
         let replaces = self.config.buying.policy.interruption.rebalance == OnRebalance::Replace;
@@ -87,8 +78,8 @@ impl World {
             Notice::Rebalance { .. } => replaces,
             Notice::Maintenance { .. } => false,
         };
-        let news = |notice: &Notice| !known.iter().any(|known| kind(known) == kind(notice));
-        if entry.notices.iter().any(|notice| risky(notice) && news(notice)) {
+        let news = |notice: &Notice| !known.iter().any(|known| known.same_kind(notice));
+        if entry.notices().any(|notice| risky(notice) && news(notice)) {
             // The cloud is short of these: the next one would be taken too.
             let record = &entry.record;
             let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);
