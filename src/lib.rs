@@ -32,3 +32,5 @@ pub mod retry;
 pub mod runtime;
 pub mod simulate;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;

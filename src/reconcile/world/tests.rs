@@ -107,11 +107,6 @@ fn run(sim: &mut Sim, steps: &[Step]) {
     }
 }
 
-/// PROPTEST_CASES asks for more.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
-}
-
 fn limited(limit: Limit) -> Buying {
     let mut buying = sim::buying();
     buying.policy.limits = vec![limit];
@@ -180,7 +175,7 @@ fn a_pod_beyond_a_limit_waits_with_the_reason_and_runs_when_another_has_gone_als
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(crate::testing::cases(64))]
 
     #[test]
     fn whatever_happens_each_pod_has_one_instance_and_nothing_leaks(steps in steps(true), idle in 0..3i64) {

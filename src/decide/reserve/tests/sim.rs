@@ -6,6 +6,7 @@
 
 use super::super::*;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 
 pub const TICK: i64 = 100;
 /// The annotation's way from the Revision to the PodAutoscaler; measured: 60 to 260 ms.
@@ -63,6 +64,8 @@ pub struct World {
     history: Vec<(i64, Truth)>,
     /// Caches never go back in time: what each kind of watch has shown.
     shown: [i64; 4],
+    /// What the controller wrote itself it has seen, whatever the watch shows: the API server answers with it.
+    written: BTreeMap<String, i64>,
     /// Whether a standard Pod was ready, as the controller saw it last.
     standard_shown: bool,
     excused_until: i64,
@@ -108,6 +111,7 @@ impl World {
             history: vec![(0, truth.clone())],
             truth,
             shown: [0; 4],
+            written: BTreeMap::new(),
             standard_shown: false,
             excused_until: 0,
             secured: false,
@@ -263,16 +267,9 @@ impl World {
         for (shown, lag) in self.shown.iter_mut().zip(lag) {
             *shown = (*shown).max(self.now - lag);
         }
-        let views: Vec<Truth> = self
-            .shown
-            .iter()
-            .map(|at| {
-                let found = self.history.iter().rev().find(|(time, _)| time <= at).or(self.history.first());
-                found.expect("there is always one").1.clone()
-            })
-            .collect();
-        self.standard_shown = views[1].standard.is_some();
-        let seen = self.snapshot(&views[0], &views[1], &views[2], &views[3]);
+        let [revision, deployment, autoscaler, _] = self.shown.map(|at| self.at(at).clone());
+        self.standard_shown = deployment.standard.is_some();
+        let seen = self.snapshot(&revision, &deployment, &autoscaler, &self.pods_seen());
         let decision = decide(&seen, &self.rules, stamp(self.now));
         for effect in decision.effects.iter().take(steps) {
             self.carry_out(effect);
@@ -281,7 +278,22 @@ impl World {
         decision
     }
 
-    fn snapshot(&self, revision: &Truth, deployment: &Truth, autoscaler: &Truth, pods: &Truth) -> Snapshot {
+    fn at(&self, time: i64) -> &Truth {
+        let found = self.history.iter().rev().find(|(at, _)| *at <= time).or(self.history.first());
+        &found.expect("there is always one").1
+    }
+
+    fn pods_seen(&self) -> Vec<Pod> {
+        let shown = self.shown[3];
+        let mut pods: BTreeMap<&str, &Pod> = self.at(shown).reserves.iter().map(|pod| (&*pod.name, pod)).collect();
+        for (name, written) in self.written.iter().filter(|(_, written)| **written > shown) {
+            let answered = self.at(*written).reserves.iter().find(|pod| pod.name == *name);
+            pods.extend(answered.map(|pod| (&*pod.name, pod)));
+        }
+        pods.into_values().cloned().collect()
+    }
+
+    fn snapshot(&self, revision: &Truth, deployment: &Truth, autoscaler: &Truth, pods: &[Pod]) -> Snapshot {
         let wish = match revision {
             t if t.deleted => Wish::Deleted,
             t if !t.asked => Wish::NotAsked,
@@ -296,7 +308,7 @@ impl World {
             (true, seen) => Gate::Held { seen },
             (false, _) => Gate::Open,
         };
-        let reserves = pods.reserves.iter().map(|pod| {
+        let reserves = pods.iter().map(|pod| {
             // The result of a look is known at once, whatever the caches show.
             let idle = self.truth.reserves.iter().find(|p| p.name == pod.name).map_or(Idle::Unasked, |p| p.idle);
             Reserve {
@@ -347,6 +359,14 @@ impl World {
 
     fn carry_out(&mut self, effect: &Effect) {
         let (now, plain) = (self.now, self.plain);
+        match effect {
+            Effect::SetHold | Effect::ClearHold => self.shown[0] = now,
+            Effect::Create { name, .. }
+            | Effect::Attach { name, .. }
+            | Effect::Detach { name, .. }
+            | Effect::Delete { name, .. } => drop(self.written.insert(name.clone(), now)),
+            Effect::CheckIdle { .. } | Effect::Report(_) => {}
+        }
         match effect {
             Effect::SetHold | Effect::ClearHold => {
                 let hold = *effect == Effect::SetHold;

@@ -1,7 +1,7 @@
 //! Handovers, one by one and in any order of events.
 
 use super::sim::{self, Sim};
-use super::{cases, run, steps};
+use super::{run, steps};
 use crate::decide::handover::{MOVABLE, MOVE, MOVED};
 use crate::decide::purchase::policy::{Interruption, OnNotice, OnRebalance};
 use crate::decide::status::{Condition, HANDOVER, INSTANCE_DOOMED, Phase};
@@ -345,7 +345,7 @@ fn a_pod_that_is_deleted_on_two_instances_leaves_neither() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(crate::testing::cases(64))]
 
     /// Killed at any step, a provider finds its way to the end of it, without another launch.
     #[test]
