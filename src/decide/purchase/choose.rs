@@ -70,16 +70,16 @@ pub struct Dropped {
     pub why: Why,
 }
 
-/// Compared in the order of its fields.
+/// Compared in the order of its fields. Small: a batch's decision is mostly the moving of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     rank: u32,
     crowd_first: u32,
     price: HourlyPrice,
     crowd: u32,
-    cpu_millis: u64,
-    memory_bytes: u64,
-    pool: PoolId,
+    /// The type's place by [`Planner::sizes`], smallest first.
+    size: u16,
+    zone: u16,
 }
 
 impl Decision {
@@ -199,15 +199,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The limits that hold for the Pod, with what they have used.
-    fn limits(&self, class: &Class, demand: &Demand, ledger: &Ledger) -> Vec<(u16, &'a Limit, Tally)> {
+    /// The limits that hold for the Pod, with what they leave.
+    fn limits(&self, class: &Class, demand: &Demand, ledger: &Ledger) -> Vec<Room<'a>> {
         let holds = |scope: &Scope| match scope {
             Scope::Cluster => true,
             Scope::Namespace(name) => *name == demand.namespace,
             Scope::Class(name) => *name == class.name,
         };
         let numbered = (0u16..).zip(&self.policy.limits).filter(|(_, limit)| holds(&limit.scope));
-        numbered.map(|(number, limit)| (number, limit, ledger.tally(&limit.scope))).collect()
+        numbered.map(|(number, limit)| Room::new(number, limit, ledger.tally(&limit.scope))).collect()
     }
 }
 
@@ -217,6 +217,7 @@ struct Scratch {
     types: Vec<(u16, u32)>,
     zones: Vec<(u16, u32)>,
     offers: Vec<Candidate>,
+    dropped: Vec<Dropped>,
 }
 
 /// One Pod's question to the policy.
@@ -228,9 +229,38 @@ pub struct Case<'a, 'p> {
     demand: &'p Demand,
     narrowing: Narrowing,
     need: (u64, u64),
-    limits: Vec<(u16, &'a Limit, Tally)>,
+    limits: Vec<Room<'a>>,
     ledger: &'p Ledger,
     group: String,
+}
+
+/// What a limit leaves.
+struct Room<'a> {
+    number: u16,
+    scope: &'a Scope,
+    /// None: there may be no more instances, or too much is spent already.
+    dearest: Option<HourlyPrice>,
+}
+
+impl<'a> Room<'a> {
+    fn new(number: u16, limit: &'a Limit, used: Tally) -> Self {
+        let full = limit.max_instances.is_some_and(|max| used.instances >= max);
+        let left = limit.max_hourly.map_or(Some(u64::MAX), |max| max.0.checked_sub(used.hourly.0));
+        Self { number, scope: &limit.scope, dearest: left.filter(|_| !full).map(HourlyPrice) }
+    }
+
+    fn has(&self, price: HourlyPrice) -> bool {
+        self.dearest.is_some_and(|dearest| price <= dearest)
+    }
+}
+
+/// One way of paying, with what is the same for each of its pools.
+struct Offering<'s> {
+    step: &'s Step,
+    /// Its place in [`OPTIONS`].
+    place: usize,
+    /// The lowest of the caps on its price.
+    cap: Option<HourlyPrice>,
 }
 
 impl Case<'_, '_> {
@@ -244,8 +274,7 @@ impl Case<'_, '_> {
 
     fn decide_in(&self, scratch: &mut Scratch) -> Decision {
         let (cpu_millis, memory_bytes) = self.need;
-        let mut dropped = Vec::with_capacity(self.planner.types.len());
-        let outcome = self.run(self.place, scratch, &mut dropped);
+        let outcome = self.run(self.place, scratch);
         Decision {
             uid: self.demand.uid.clone(),
             namespace: self.demand.namespace.clone(),
@@ -253,7 +282,7 @@ impl Case<'_, '_> {
             cpu_millis,
             memory_bytes,
             outcome,
-            dropped,
+            dropped: scratch.dropped.clone(),
         }
     }
 
@@ -273,10 +302,7 @@ impl Case<'_, '_> {
 
     /// Whether the Pod may have a machine of this price that the cluster's limit counts already.
     pub fn within_limits(&self, price: HourlyPrice) -> bool {
-        self.limits.iter().filter(|(_, limit, _)| limit.scope != Scope::Cluster).all(|(_, limit, used)| {
-            limit.max_instances.is_none_or(|max| used.instances < max)
-                && limit.max_hourly.is_none_or(|max| used.hourly.0.saturating_add(price.0) <= max.0)
-        })
+        self.limits.iter().filter(|room| *room.scope != Scope::Cluster).all(|room| room.has(price))
     }
 
     /// Whether its group has too few on demand for the next to be anything else.
@@ -288,11 +314,12 @@ impl Case<'_, '_> {
         })
     }
 
-    fn run(&self, place: usize, scratch: &mut Scratch, dropped: &mut Vec<Dropped>) -> Outcome {
+    fn run(&self, place: usize, scratch: &mut Scratch) -> Outcome {
         let planner = self.planner;
-        let Scratch { types, zones, offers } = scratch;
+        let Scratch { types, zones, offers, dropped } = scratch;
         types.clear();
         zones.clear();
+        dropped.clear();
         for ((id, spec), verdict) in (0u16..).zip(&planner.types).zip(&planner.classes[place].types) {
             match verdict.and_then(|rank| self.fits(spec, rank)) {
                 Ok(rank) => types.push((id, rank)),
@@ -373,6 +400,17 @@ impl Case<'_, '_> {
             dropped.push(whole(Why::NotNeeded));
             return None;
         }
+        if step.option == Purchase::CapacityReservation && !self.planner.any_reservation {
+            dropped.push(whole(Why::NoReservation));
+            return None;
+        }
+        let of_spot = self.narrowing.max_spot.filter(|_| step.option == Purchase::Spot);
+        let offering = Offering {
+            step,
+            place: OPTIONS.iter().position(|option| *option == step.option).expect("OPTIONS has all"),
+            cap: [self.class.max_hourly, self.narrowing.max_hourly, of_spot].into_iter().flatten().min(),
+        };
+        let balanced = self.class.placement.spread == Spread::Balanced;
         let before = dropped.len();
         offers.clear();
         for &(type_id, rank) in types {
@@ -387,17 +425,20 @@ impl Case<'_, '_> {
                 dropped.push(Dropped { option, instance_type: Some(type_id), zone: None, why });
                 continue;
             }
+            let share = |percent: u32| u128::from(spec.on_demand.0) * u128::from(percent) / 100;
+            let most = step.max_percent_of_on_demand.map(share);
+            let most = most.map(|most| HourlyPrice(u64::try_from(most).unwrap_or(u64::MAX)));
+            let size = self.planner.sizes.place_of[usize::from(type_id)];
             for &(zone_id, crowd) in zones {
                 let pool = PoolId { instance_type: type_id, zone: zone_id };
-                match self.price(step, spec, pool, surplus) {
+                match self.price(&offering, spec, pool, most, surplus) {
                     Ok(price) => offers.push(Candidate {
                         rank,
-                        crowd_first: if self.class.placement.spread == Spread::Balanced { crowd } else { 0 },
+                        crowd_first: if balanced { crowd } else { 0 },
                         price,
                         crowd,
-                        cpu_millis: spec.cpu_millis,
-                        memory_bytes: spec.memory_bytes,
-                        pool,
+                        size,
+                        zone: zone_id,
                     }),
                     Err(why) => {
                         dropped.push(Dropped { option, instance_type: Some(type_id), zone: Some(zone_id), why });
@@ -423,53 +464,59 @@ impl Case<'_, '_> {
             offers.truncate(keep);
         }
         offers.sort_unstable();
-        let best = offers.first()?;
-        let spec = self.planner.types[usize::from(best.pool.instance_type)];
+        let pool = |offer: &Candidate| {
+            PoolId { instance_type: self.planner.sizes.smallest_first[usize::from(offer.size)], zone: offer.zone }
+        };
+        let (best, others) = offers.split_first()?;
+        let (best, price) = (pool(best), best.price);
+        let spec = self.planner.types[usize::from(best.instance_type)];
         Some(Choice {
             option: step.option,
             allocation: step.allocation,
-            pool: best.pool,
+            pool: best,
             instance_type: spec.name.clone(),
-            zone: self.planner.zone(best.pool.zone).to_owned(),
-            price: best.price,
-            drawn: self.drawn(step.option, spec, best.pool),
+            zone: self.planner.zone(best.zone).to_owned(),
+            price,
+            drawn: self.drawn(step.option, spec, best),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
-            alternatives: offers[1..].iter().map(|offer| (offer.pool, offer.price)).collect(),
+            alternatives: others.iter().map(|offer| (pool(offer), offer.price)).collect(),
         })
     }
 
-    /// What one more instance of a pool costs, if nothing speaks against it.
-    fn price(&self, step: &Step, spec: &TypeSpec, pool: PoolId, surplus: HourlyPrice) -> Result<HourlyPrice, Why> {
-        let place = OPTIONS.iter().position(|option| *option == step.option).expect("OPTIONS has all");
-        if self.planner.not_offered[self.index(pool)] {
+    /// What one more instance of a pool costs, if nothing speaks against it; without surplus credits it may be the
+    /// `most`.
+    fn price(
+        &self,
+        offering: &Offering,
+        spec: &TypeSpec,
+        pool: PoolId,
+        most: Option<HourlyPrice>,
+        surplus: HourlyPrice,
+    ) -> Result<HourlyPrice, Why> {
+        let index = self.index(pool);
+        if self.planner.not_offered[index] {
             return Err(Why::NotOffered);
         }
-        if self.planner.quarantined[place][self.index(pool)] {
+        // What was never reserved is not short.
+        if offering.step.option == Purchase::CapacityReservation && self.planner.reservations[index] == 0 {
+            return Err(Why::NoReservation);
+        }
+        if self.planner.quarantined[offering.place][index] {
             return Err(Why::Quarantined);
         }
-        let bare = self.bare_price(step.option, spec, pool)?;
-        if let Some(percent) = step.max_percent_of_on_demand {
-            let max = u128::from(spec.on_demand.0) * u128::from(percent) / 100;
-            let max = HourlyPrice(u64::try_from(max).unwrap_or(u64::MAX));
-            if bare > max {
-                return Err(Why::AbovePercent { price: bare, max });
-            }
+        let bare = self.bare_price(offering.step.option, spec, pool)?;
+        if let Some(max) = most.filter(|max| bare > *max) {
+            return Err(Why::AbovePercent { price: bare, max });
         }
         let price = HourlyPrice(bare.0.saturating_add(surplus.0));
-        let of_spot = self.narrowing.max_spot.filter(|_| step.option == Purchase::Spot);
-        let caps = [self.class.max_hourly, self.narrowing.max_hourly, of_spot];
-        if let Some(cap) = caps.into_iter().flatten().min().filter(|cap| price > *cap) {
+        if let Some(cap) = offering.cap.filter(|cap| price > *cap) {
             return Err(Why::OverCap { price, cap });
         }
-        for (number, limit, used) in &self.limits {
-            let many = limit.max_instances.is_some_and(|max| used.instances >= max);
-            let dear = limit.max_hourly.is_some_and(|max| used.hourly.0.saturating_add(price.0) > max.0);
-            if many || dear {
-                return Err(Why::OverLimit { limit: *number, price });
-            }
+        match self.limits.iter().find(|room| !room.has(price)) {
+            Some(room) => Err(Why::OverLimit { limit: room.number, price }),
+            None => Ok(price),
         }
-        Ok(price)
     }
 
     /// Without surplus credits.
@@ -480,7 +527,7 @@ impl Case<'_, '_> {
             Purchase::CapacityReservation => {
                 // It is paid for whether used or not: one more instance in it costs nothing more.
                 let reserved = planner.reservations[self.index(pool)];
-                let free = reserved > 0 && self.ledger.reserved(&spec.name, planner.zone(pool.zone)) < reserved;
+                let free = self.ledger.reserved(&spec.name, planner.zone(pool.zone)) < reserved;
                 if free { Ok(HourlyPrice(0)) } else { Err(Why::NoReservation) }
             }
             Purchase::OnDemand | Purchase::Burstable => Ok(match self.commitments(pool) {

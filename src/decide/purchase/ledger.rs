@@ -53,7 +53,8 @@ pub struct Ledger {
     cluster: Tally,
     namespaces: BTreeMap<String, Tally>,
     classes: BTreeMap<String, Tally>,
-    groups: BTreeMap<(String, String), Group>,
+    /// By class and group.
+    groups: BTreeMap<String, BTreeMap<String, Group>>,
     zones: BTreeMap<String, u32>,
     /// Instances in capacity reservations, by type and zone.
     reserved: BTreeMap<(String, String), u32>,
@@ -69,13 +70,13 @@ impl Ledger {
 
     pub fn book(&mut self, live: &Live) {
         self.cluster.add(live.price);
-        self.namespaces.entry(live.namespace.clone()).or_default().add(live.price);
-        self.classes.entry(live.class.clone()).or_default().add(live.price);
-        let group = self.groups.entry((live.class.clone(), live.group.clone())).or_default();
+        of(&mut self.namespaces, &live.namespace).add(live.price);
+        of(&mut self.classes, &live.class).add(live.price);
+        let group = of(of(&mut self.groups, &live.class), &live.group);
         group.live += 1;
         group.on_demand += u32::from(is_on_demand(live.option));
-        *group.zones.entry(live.zone.clone()).or_default() += 1;
-        *self.zones.entry(live.zone.clone()).or_default() += 1;
+        *of(&mut group.zones, &live.zone) += 1;
+        *of(&mut self.zones, &live.zone) += 1;
         if live.option == Purchase::CapacityReservation {
             *self.reserved.entry((live.instance_type.clone(), live.zone.clone())).or_default() += 1;
         }
@@ -97,7 +98,7 @@ impl Ledger {
     }
 
     pub fn group(&self, class: &str, group: &str) -> Option<&Group> {
-        self.groups.get(&(class.to_owned(), group.to_owned()))
+        self.groups.get(class)?.get(group)
     }
 
     pub fn in_zone(&self, zone: &str) -> u32 {
@@ -155,6 +156,14 @@ impl Ledger {
         }
         HourlyPrice(rest)
     }
+}
+
+/// What is kept under a name; the name is copied when it is new alone.
+fn of<'m, T: Default>(map: &'m mut BTreeMap<String, T>, name: &str) -> &'m mut T {
+    if !map.contains_key(name) {
+        map.insert(name.to_owned(), T::default());
+    }
+    map.get_mut(name).expect("it is there by now")
 }
 
 /// Counts as on demand in a mix: what isn't taken away on short notice.

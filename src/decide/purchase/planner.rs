@@ -23,8 +23,32 @@ pub struct Planner<'a> {
     pub(super) not_offered: Vec<bool>,
     pub(super) commitments: Vec<Vec<usize>>,
     pub(super) reservations: Vec<u32>,
+    pub(super) any_reservation: bool,
+    pub(super) sizes: Sizes,
     /// The room in each zone's subnets; u32::MAX where nothing is known.
     pub(super) addresses: Vec<u32>,
+}
+
+/// Types from the smallest to the largest: of equal price the smallest is bought.
+pub(super) struct Sizes {
+    pub smallest_first: Vec<u16>,
+    /// By type.
+    pub place_of: Vec<u16>,
+}
+
+impl Sizes {
+    fn of(types: &[&TypeSpec]) -> Self {
+        let mut smallest_first: Vec<u16> = (0u16..).zip(types).map(|(id, _)| id).collect();
+        smallest_first.sort_by_key(|&id| {
+            let spec = types[usize::from(id)];
+            (spec.cpu_millis, spec.memory_bytes, id)
+        });
+        let mut place_of = vec![0; types.len()];
+        for (place, &id) in (0u16..).zip(&smallest_first) {
+            place_of[usize::from(id)] = place;
+        }
+        Self { smallest_first, place_of }
+    }
 }
 
 /// What a class says of each type and zone, whatever the Pod.
@@ -57,13 +81,16 @@ impl<'a> Planner<'a> {
                 .map(|z| class.placement.zones.as_ref().is_none_or(|allowed| allowed.iter().any(|a| a == z)))
                 .collect(),
         };
+        let reservations: Vec<u32> = pools.iter().map(reserved).collect();
         Self {
+            sizes: Sizes::of(&types),
+            any_reservation: reservations.iter().any(|count| *count > 0),
             classes: policy.classes.iter().map(table).collect(),
             spot: pools.iter().map(|(t, z)| spot.get(&(t.name.clone(), (*z).to_owned())).copied()).collect(),
             quarantined: OPTIONS.map(short),
             not_offered: pools.iter().map(|(t, z)| not_offered.contains(&(t.name.clone(), (*z).to_owned()))).collect(),
             commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t, z)).collect(),
-            reservations: pools.iter().map(reserved).collect(),
+            reservations,
             addresses: zones.iter().map(|z| free_addresses.get(*z).copied().unwrap_or(u32::MAX)).collect(),
             policy,
             market,

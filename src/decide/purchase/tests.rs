@@ -301,7 +301,14 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
             }
             for zone in market.catalog.zones.iter().filter(|zone| zone_fine(zone) && !full(zone)) {
                 let pool = (spec.name.clone(), zone.clone());
-                if market.not_offered.contains(&pool) {
+                let reserved: u32 = policy
+                    .reservations
+                    .iter()
+                    .filter(|r| r.instance_type == pool.0 && r.zone == pool.1)
+                    .map(|r| r.count)
+                    .sum();
+                let never_reserved = step.option == Purchase::CapacityReservation && reserved == 0;
+                if market.not_offered.contains(&pool) || never_reserved {
                     continue;
                 }
                 if market.quarantine.iter().any(|q| {
@@ -322,14 +329,8 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                         }
                     },
                     Purchase::CapacityReservation => {
-                        let all: u32 = policy
-                            .reservations
-                            .iter()
-                            .filter(|r| r.instance_type == pool.0 && r.zone == pool.1)
-                            .map(|r| r.count)
-                            .sum();
                         let used = bought.iter().filter(|b| b.option == step.option && b.pool == pool).count() as u32;
-                        if used >= all {
+                        if used >= reserved {
                             continue;
                         }
                         (0, Vec::new())

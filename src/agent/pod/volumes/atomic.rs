@@ -222,10 +222,10 @@ mod tests {
             updates in prop::collection::vec(prop::collection::btree_map("[a-c](/[d-e])?", "[x-z]{0,2}", 0..4), 1..5)
         ) {
             let dir = Dir::new("any");
-            for update in updates {
+            for mut update in updates {
                 // A name can't be a file and a directory at once; the API server refuses such volumes.
-                let clash = update.keys().any(|path| update.keys().any(|other| other.starts_with(&format!("{path}/"))));
-                prop_assume!(!clash);
+                let names: BTreeSet<String> = update.keys().cloned().collect();
+                update.retain(|path, _| path.split_once('/').is_none_or(|(first, _)| !names.contains(first)));
                 let files: Vec<_> = update.iter().map(|(path, content)| file(path, content)).collect();
                 write(&dir.0, &files, None).unwrap();
                 let expected: BTreeMap<PathBuf, Vec<u8>> =
