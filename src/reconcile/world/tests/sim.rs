@@ -21,7 +21,10 @@ use crate::model::{
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
 use machine::{Held, Machine, Object};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 const GRACE: u64 = 5;
 
@@ -35,6 +38,8 @@ pub struct Sim {
     /// Launch calls whose answer is on its way.
     launching: Vec<(u64, Order)>,
     terminate_fails: bool,
+    effects: VecDeque<Effect>,
+    at_work: bool,
     /// The Eviction API says no (a PodDisruptionBudget).
     pub evictions_refused: bool,
     made: u32,
@@ -73,6 +78,8 @@ impl Sim {
             machines: BTreeMap::new(),
             launching: Vec::new(),
             terminate_fails: false,
+            effects: VecDeque::new(),
+            at_work: false,
             evictions_refused: false,
             made: 0,
             launched: 0,
@@ -432,10 +439,15 @@ impl Sim {
     }
 
     fn decide(&mut self) {
-        let effects = self.world.decide(self.now);
-        for effect in effects {
+        self.effects.extend(self.world.decide(self.now));
+        // What an effect brings about is decided on at once, and carried out in its turn, as by the engine.
+        if std::mem::replace(&mut self.at_work, true) {
+            return;
+        }
+        while let Some(effect) = self.effects.pop_front() {
             self.carry_out(effect);
         }
+        self.at_work = false;
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -509,7 +521,7 @@ impl Sim {
             }
             None => false,
         };
-        if !others.is_empty() && !named {
+        if desired.stop.is_none() && !others.is_empty() && !named {
             self.wrongs.push(format!("{uid} runs on {others:?} and was sent to {id} too: {recorded:?}, {own:?}"));
         }
         let object = self.objects.get(uid);
