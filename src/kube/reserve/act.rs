@@ -87,8 +87,9 @@ impl Job<'_> {
                 self.annotate(json!({ RETENTION: before, HELD: null })).await
             }
             Effect::Create { name, attached, why } => {
-                self.create(name, *attached).await?;
-                self.say("ReserveCreated", format!("reserve {name} is started: {why}"));
+                if self.create(name, *attached).await? {
+                    self.say("ReserveCreated", format!("reserve {name} is started: {why}"));
+                }
                 Ok(())
             }
             Effect::Attach { name, why } => {
@@ -165,8 +166,9 @@ impl Job<'_> {
         }
     }
 
-    async fn create(&mut self, name: &str, attached: bool) -> Result<(), KubeError> {
-        let Some((template, plan)) = &self.subject.plan else { return Ok(()) };
+    /// Whether it is there.
+    async fn create(&mut self, name: &str, attached: bool) -> Result<bool, KubeError> {
+        let Some((template, plan)) = &self.subject.plan else { return Ok(false) };
         let who = Identity {
             namespace: &self.subject.name.namespace,
             kind: self.subject.kind,
@@ -180,7 +182,9 @@ impl Job<'_> {
         match self.pods().create(&PostParams::default(), &pod).await {
             Ok(pod) => self.outcome.learned.push(Learned::Pod(Box::new(pod))),
             // Made before, and not yet seen.
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => return Ok(()),
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => return Ok(true),
+            // With its namespace its owner goes too, and then it is wanted no more.
+            Err(error) if in_ending_namespace(&error) => return Ok(false),
             Err(error) => {
                 let error = KubeError::new("create Pod", name, &error);
                 let message = error.to_string();
@@ -192,7 +196,7 @@ impl Job<'_> {
             let message = advise(advice);
             self.said.push(Said { warning: true, reason: "ReserveMemory", message });
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn label(&mut self, name: &str, attach: bool) -> Result<(), KubeError> {
@@ -371,6 +375,13 @@ fn advise(advice: &Advice) -> String {
             mi(*largest_bytes)
         ),
     }
+}
+
+/// The API server makes nothing more in a namespace that is being deleted, and says so by this cause (NamespaceLifecycle).
+fn in_ending_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// It does not exist, or is another one of the same name.
