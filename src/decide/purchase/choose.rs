@@ -464,8 +464,9 @@ impl Case<'_, '_> {
             offers.truncate(keep);
         }
         offers.sort_unstable();
-        let pool = |offer: &Candidate| {
-            PoolId { instance_type: self.planner.sizes.smallest_first[usize::from(offer.size)], zone: offer.zone }
+        let pool = |offer: &Candidate| PoolId {
+            instance_type: self.planner.sizes.smallest_first[usize::from(offer.size)],
+            zone: offer.zone,
         };
         let (best, others) = offers.split_first()?;
         let (best, price) = (pool(best), best.price);
