@@ -6,36 +6,38 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 const NAMESPACE: &str = "bench";
 pub const IMAGE: &str = "pilotlight.test/busybox:1";
 /// Far above what anything here takes: reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// When a Pod was first seen so.
 #[derive(Clone, Debug, Default)]
-struct Seen {
-    running: Option<Instant>,
-    gone: Option<Instant>,
+pub struct Seen {
+    pub scheduled: Option<Instant>,
+    /// To an instance.
+    pub bound: Option<Instant>,
+    pub running: Option<Instant>,
+    pub gone: Option<Instant>,
     /// What the last status said, for an error's text.
     status: String,
 }
 
+/// By name.
+pub type All = BTreeMap<String, Seen>;
+
 pub struct Pods {
     api: Api<Pod>,
-    seen: watch::Receiver<HashMap<String, Seen>>,
-    watcher: JoinHandle<()>,
-}
-
-impl Drop for Pods {
-    fn drop(&mut self) {
-        self.watcher.abort();
-    }
+    seen: watch::Receiver<All>,
+    _watch: AbortOnDropHandle<()>,
 }
 
 /// The bench's namespace, by the admin's kubeconfig of KUBECONFIG.
@@ -61,14 +63,14 @@ pub async fn namespace() -> Result<Api<Pod>> {
 impl Pods {
     pub async fn connect() -> Result<Self> {
         let api = namespace().await?;
-        let (sender, seen) = watch::channel(HashMap::new());
-        let watcher = tokio::spawn(follow(api.clone(), sender));
-        Ok(Self { api, seen, watcher })
+        let (seen, watch) = follow(api.clone());
+        Ok(Self { api, seen, _watch: watch })
     }
 
     /// Creates a Pod on a node; from before that until it is seen Running.
     pub async fn start(&self, name: &str, node: &str) -> Result<Duration> {
-        let pod = pod(name, node)?;
+        // No scheduler takes part; what a Pod has by default (its token) does.
+        let pod = pod(json!({ "name": name }), json!({ "nodeName": node }))?;
         if self.seen.borrow().contains_key(name) {
             bail!("Pod {name} was there before: its times would be taken for this one's");
         }
@@ -101,15 +103,27 @@ impl Pods {
     }
 }
 
-/// Ends only with the process: a watch that breaks is begun again, and a Pod that went meanwhile is
-/// never reported, so that its try fails instead of being measured wrongly.
-async fn follow(api: Api<Pod>, seen: watch::Sender<HashMap<String, Seen>>) {
+/// Everything in the namespace, until the handle is dropped.
+pub fn follow(api: Api<Pod>) -> (watch::Receiver<All>, AbortOnDropHandle<()>) {
+    let (sender, seen) = watch::channel(All::new());
+    (seen, AbortOnDropHandle::new(tokio::spawn(see(api, sender))))
+}
+
+/// A watch that breaks is begun again, and a Pod that went meanwhile is never reported, so that its try fails instead of
+/// being measured wrongly.
+async fn see(api: Api<Pod>, seen: watch::Sender<All>) {
     let mut events = watcher(api, watcher::Config::default()).boxed();
     while let Some(event) = events.next().await {
         let now = Instant::now();
         match event {
             Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => seen.send_modify(|all| {
                 let entry = all.entry(pod.name_any()).or_default();
+                if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
+                    entry.scheduled.get_or_insert(now);
+                }
+                if pod.annotations().contains_key("pilotlight.dev/instance-id") {
+                    entry.bound.get_or_insert(now);
+                }
                 let status = pod.status.unwrap_or_default();
                 if status.phase.as_deref() == Some("Running") {
                     entry.running.get_or_insert(now);
@@ -128,20 +142,20 @@ async fn follow(api: Api<Pod>, seen: watch::Sender<HashMap<String, Seen>>) {
     }
 }
 
-/// The same for every node. No scheduler takes part; what a Pod has by default (its token) does.
-fn pod(name: &str, node: &str) -> Result<Pod> {
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name},
-        "spec": {
-            "nodeName": node,
-            "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
-            "containers": [{
-                "name": "main",
-                "image": IMAGE,
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["sleep", "1000000"],
-                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
-            }],
-        },
-    }))?)
+/// The same everywhere but for what `place` says of its node.
+pub fn pod(metadata: Value, place: Value) -> Result<Pod> {
+    let mut spec = json!({
+        "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
+        "containers": [{
+            "name": "main",
+            "image": IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sleep", "1000000"],
+            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        }],
+    });
+    if let (Value::Object(spec), Value::Object(place)) = (&mut spec, place) {
+        spec.extend(place);
+    }
+    Ok(serde_json::from_value(json!({ "metadata": metadata, "spec": spec }))?)
 }

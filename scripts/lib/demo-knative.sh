@@ -34,7 +34,7 @@ standing() { [[ $(replicas "$1" status.readyReplicas) -ge 1 ]]; }
 grown() { [[ $(replicas coffee status.readyReplicas) -ge 2 ]]; }
 alone() { [[ $(kubectl get pods -l "pilotlight.dev/reserve-of,serving.knative.dev/revisionUID" -o name | wc -l) == 0 ]]; }
 pods() {
-  kubectl get pods -o 'custom-columns=POD:.metadata.name,READY:.status.conditions[?(@.type=="Ready")].status,TYPE:.metadata.annotations.pilotlight\.dev/instance-type,PURCHASE:.metadata.annotations.pilotlight\.dev/purchase,$/HOUR:.metadata.annotations.pilotlight\.dev/hourly-price,LEAVING SINCE:.metadata.deletionTimestamp'
+  kubectl get pods -o 'custom-columns=POD:.metadata.name,READY:.status.conditions[?(@.type=="Ready")].status,TYPE:.metadata.annotations.pilotlight\.dev/instance-type,PURCHASE:.metadata.annotations.pilotlight\.dev/purchase,$/HOUR:.metadata.annotations.pilotlight\.dev/hourly-price,GONE BY:.metadata.deletionTimestamp'
 }
 show_pods() {
   printf '\n%s$ kubectl get pods (and what backs them)%s\n' "$bold" "$plain"

@@ -3,25 +3,22 @@
 use crate::{
     audit,
     ec2::{Calls, StandIn},
-    pods::IMAGE,
+    pods::{self, All, Seen},
     procs::{self, Memory},
 };
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, ResourceExt,
+    Api,
     api::{DeleteParams, ListParams, PostParams},
-    runtime::watcher,
 };
 use serde_json::json;
 use std::{
-    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 
 /// Create calls under way at once.
 const AT_ONCE: usize = 64;
@@ -65,21 +62,9 @@ pub struct Steps {
     pub running: Vec<Duration>,
 }
 
-/// When a Pod was first seen so.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    scheduled: Option<Instant>,
-    bound: Option<Instant>,
-    running: Option<Instant>,
-    gone: bool,
-}
-
-type All = BTreeMap<String, Seen>;
-
 impl Burst<'_> {
     pub async fn measure(&self) -> Result<Measured> {
-        let (sender, seen) = watch::channel(All::new());
-        let _watch = AbortOnDropHandle::new(tokio::spawn(follow(self.api.clone(), sender)));
+        let (seen, _watch) = pods::follow(self.api.clone());
         let process = procs::recorded(&self.state.join("provider/pid"))?;
         procs::quiet().await?;
         self.standin.begin().await?;
@@ -89,7 +74,8 @@ impl Burst<'_> {
         let began = Instant::now();
         let names = (0..self.pods).map(|number| format!("{}-{number:04}", self.name));
         let create = |name: String| async move {
-            let pod = pod(&name, self.name)?;
+            let metadata = json!({ "name": name, "labels": { "burst": self.name } });
+            let pod = pods::pod(metadata, json!({ "nodeSelector": { "type": "virtual-kubelet" } }))?;
             self.api.create(&PostParams::default(), &pod).await.with_context(|| format!("create Pod {name}"))?;
             anyhow::Ok(())
         };
@@ -112,7 +98,7 @@ impl Burst<'_> {
         let ours = ListParams::default().labels(&format!("burst={}", self.name));
         let grace = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() };
         self.api.delete_collection(&grace, &ours).await.context("delete the Pods")?;
-        self.until(&seen, "gone", |pod| pod.gone).await?;
+        self.until(&seen, "gone", |pod| pod.gone.is_some()).await?;
         self.standin.until_nothing_is_left().await?;
         Ok(Measured {
             name: self.name,
@@ -153,52 +139,4 @@ impl Burst<'_> {
         times.sort();
         times
     }
-}
-
-/// Ends only with the process. A Pod that goes while a broken watch is begun again is never reported, so the bench fails
-/// instead of measuring wrongly.
-async fn follow(api: Api<Pod>, seen: watch::Sender<All>) {
-    let mut events = watcher(api, watcher::Config::default()).boxed();
-    while let Some(event) = events.next().await {
-        let now = Instant::now();
-        match event {
-            Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => seen.send_modify(|all| {
-                let entry = all.entry(pod.name_any()).or_default();
-                if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-                    entry.scheduled.get_or_insert(now);
-                }
-                if pod.annotations().contains_key("pilotlight.dev/instance-id") {
-                    entry.bound.get_or_insert(now);
-                }
-                if pod.status.is_some_and(|status| status.phase.as_deref() == Some("Running")) {
-                    entry.running.get_or_insert(now);
-                }
-            }),
-            Ok(watcher::Event::Delete(pod)) => seen.send_modify(|all| {
-                all.entry(pod.name_any()).or_default().gone = true;
-            }),
-            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
-            Err(error) => {
-                eprintln!("the watch broke: {error}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
-}
-
-fn pod(name: &str, burst: &str) -> Result<Pod> {
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"burst": burst}},
-        "spec": {
-            "nodeSelector": {"type": "virtual-kubelet"},
-            "tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}],
-            "containers": [{
-                "name": "main",
-                "image": IMAGE,
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["sleep", "1000000"],
-                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
-            }],
-        },
-    }))?)
 }

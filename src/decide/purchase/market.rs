@@ -133,8 +133,12 @@ impl Origin {
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let or_unknown = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-        write!(f, "{}, from {}", or_unknown(&self.date), or_unknown(&self.source))
+        match (self.date.as_str(), self.source.as_str()) {
+            ("", "") => f.write_str("of no stated date and source"),
+            ("", source) => write!(f, "undated, from {source}"),
+            (date, "") => write!(f, "{date}, from no stated source"),
+            (date, source) => write!(f, "{date}, from {source}"),
+        }
     }
 }
 
