@@ -95,6 +95,6 @@ story_knative() {
 
   title "The money"
   run "pilotlight status"
-  printf '\nA month of such a service, by the shipped cost policy at the prices of EC2:\n'
-  run "pilotlight simulate --generate bursty --services 1 --days 30 --policy provider-config/cost-policy.yaml 2>&1"
+  printf '\nA month of such a service, by the shipped cost policy at the prices of EC2 (spot taken to be 30 %% of on demand):\n'
+  run "pilotlight simulate --generate bursty --services 1 --days 30 --policy provider-config/cost-policy.yaml --assume-spot 30 2>&1"
 }

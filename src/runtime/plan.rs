@@ -28,6 +28,18 @@ pub struct PlanArgs {
     /// Manifests, or - for the standard input; may be given several times
     #[arg(short, long, required = true)]
     filename: Vec<PathBuf>,
+    #[command(flatten)]
+    files: MarketFiles,
+    /// The namespace of manifests that name none
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What is bought by, and what there is to buy.
+#[derive(clap::Args)]
+pub(super) struct MarketFiles {
     /// cost-policy.yaml
     #[arg(long)]
     policy: PathBuf,
@@ -37,11 +49,9 @@ pub struct PlanArgs {
     /// Spot prices, and on-demand prices in place of the catalog's
     #[arg(long)]
     prices: Option<PathBuf>,
-    /// The namespace of manifests that name none
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    /// What spot is taken to cost where no price is known, in percent of on demand; without it nothing is bought there
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    assume_spot: Option<u32>,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -53,7 +63,7 @@ enum Output {
 }
 
 pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
-    let (policy, market) = match load(&args.policy, args.catalog.as_deref(), args.prices.as_deref()) {
+    let (policy, market) = match args.files.load() {
         Ok(loaded) => loaded,
         Err(error) => {
             match std::error::Error::source(&error) {
@@ -79,16 +89,18 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
     }
 }
 
-/// The policy, and what can be bought: the catalog that stands beside it unless another is named.
-pub(super) fn load(
-    policy: &Path,
-    catalog: Option<&Path>,
-    prices: Option<&Path>,
-) -> Result<(Policy, Market), PolicyError> {
-    let beside = policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
-    let market = policy::load_market(catalog.unwrap_or(&beside), None, prices)?;
-    let policy = policy::load_policy(policy, &market.catalog)?;
-    Ok((policy, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
+impl MarketFiles {
+    /// The policy, and what can be bought: the catalog that stands beside it unless another is named.
+    pub(super) fn load(&self) -> Result<(Policy, Market), PolicyError> {
+        let beside = self.policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
+        let catalog = self.catalog.as_deref().unwrap_or(&beside);
+        let mut market = policy::load_market(catalog, None, self.prices.as_deref())?;
+        if let Some(percent) = self.assume_spot {
+            market.assume_spot(percent);
+        }
+        let policy = policy::load_policy(&self.policy, &market.catalog)?;
+        Ok((policy, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
+    }
 }
 
 /// The plan as text, and whether all of it can be bought.
@@ -122,13 +134,16 @@ mod tests {
         std::fs::write(&file, manifest).unwrap();
         let args = PlanArgs {
             filename: vec![file],
-            policy: EXAMPLE.into(),
-            catalog: None,
-            prices: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/integration/policy/prices.yaml").into()),
+            files: MarketFiles {
+                policy: EXAMPLE.into(),
+                catalog: None,
+                prices: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/integration/policy/prices.yaml").into()),
+                assume_spot: None,
+            },
             namespace: "default".into(),
             output,
         };
-        let (policy, market) = load(&args.policy, None, args.prices.as_deref()).unwrap();
+        let (policy, market) = args.files.load().unwrap();
         plan(&args, &policy, &market, "2026-11-23T12:00:00Z".parse().unwrap()).unwrap()
     }
 

@@ -37,15 +37,9 @@ pub struct SimulateArgs {
     /// Write the made-up trace here, as CSV
     #[arg(long, requires = "generate")]
     write_trace: Option<PathBuf>,
-    /// cost-policy.yaml
-    #[arg(long)]
-    policy: PathBuf,
-    /// Types, zones and on-demand prices [default: catalog-ec2.yaml beside the policy]
-    #[arg(long)]
-    catalog: Option<PathBuf>,
-    /// Spot prices; without them there is no reserve on spot
-    #[arg(long)]
-    prices: Option<PathBuf>,
+    // Without a spot price there is no reserve on spot.
+    #[command(flatten)]
+    files: plan::MarketFiles,
     /// What a standard Pod requests
     #[arg(long, value_parser = size_of, default_value = "2,4Gi", value_name = "CPU,MEMORY")]
     standard: Size,
@@ -110,7 +104,7 @@ pub fn run(args: &SimulateArgs, now: Timestamp) -> ExitCode {
 }
 
 fn prices_of(args: &SimulateArgs, now: Timestamp) -> anyhow::Result<Prices> {
-    let (policy, market) = plan::load(&args.policy, args.catalog.as_deref(), args.prices.as_deref())?;
+    let (policy, market) = args.files.load()?;
     let annotations = [("pilotlight.dev/use-class".to_owned(), args.reserve_class.clone())].into();
     Ok(prices::prices(&policy, &market, args.standard, (args.reserve, &annotations), now)?)
 }
@@ -128,7 +122,10 @@ fn simulate(args: &SimulateArgs, prices: &Prices) -> anyhow::Result<ExitCode> {
     };
     let mut modes = Mode::ALL.to_vec();
     if prices.reserve_on_spot.is_none() {
-        eprintln!("no spot price of {} is known: no reserve on spot (give --prices)", prices.reserve_type);
+        eprintln!(
+            "no spot price of {} is known: no reserve on spot (give --prices or --assume-spot)",
+            prices.reserve_type
+        );
         modes.retain(|mode| *mode != Mode::ReserveOnSpot);
     }
     let mut outcomes: Vec<(Mode, Outcome)> = modes.into_iter().map(|mode| (mode, Outcome::default())).collect();

@@ -99,6 +99,24 @@ pub struct Market {
     pub origins: Origins,
 }
 
+impl Market {
+    /// Where no spot price is known, one of so many percent of on demand, rounded up; its origin says so.
+    pub fn assume_spot(&mut self, percent: u32) {
+        for spec in &self.catalog.types {
+            let assumed = (u128::from(spec.on_demand.0) * u128::from(percent)).div_ceil(100);
+            let assumed = HourlyPrice(u64::try_from(assumed).unwrap_or(u64::MAX));
+            for zone in &self.catalog.zones {
+                self.spot.entry((spec.name.clone(), zone.clone())).or_insert(assumed);
+            }
+        }
+        let assumption = format!("an assumption: {percent} % of on demand");
+        self.origins.spot = Some(match self.origins.spot.take() {
+            Some(known) => Origin { source: format!("{}; elsewhere {assumption}", known.source), ..known },
+            None => Origin { source: assumption, date: String::new() },
+        });
+    }
+}
+
 /// Where prices are from, and of when they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -203,6 +221,23 @@ mod tests {
         for date in ["", "July", "2026-13", "last week"] {
             assert_eq!(began(date), None, "{date}");
         }
+    }
+
+    #[test]
+    fn an_assumed_spot_price_stands_only_where_none_is_known_and_says_what_it_is() {
+        let mut market = Market {
+            catalog: Catalog {
+                region: "r".into(),
+                zones: vec!["a".into(), "b".into()],
+                types: vec![named("t3.micro")],
+            },
+            spot: [(("t3.micro".to_owned(), "a".to_owned()), HourlyPrice(3_000))].into(),
+            ..Market::default()
+        };
+        market.assume_spot(33);
+        let prices: Vec<u64> = market.spot.values().map(|price| price.0).collect();
+        assert_eq!(prices, [3_000, 3_432]);
+        assert_eq!(market.origins.spot.unwrap().to_string(), "undated, from an assumption: 33 % of on demand");
     }
 
     #[test]
