@@ -193,6 +193,7 @@ mod tests {
             requests: 12_345_678,
             standard: bought("c6i.large"),
             reserve: bought("<&>"),
+            prices: Default::default(),
             modes,
         }
     }

@@ -3,7 +3,7 @@
 //! The policy is asked as the provider asks it: one decision for each Pod, in one group, on an otherwise empty
 //! account. So a mix is seen from Pod to Pod.
 
-use crate::decide::purchase::{Choice, Demand, Ledger, Market, Outcome, Planner, Policy};
+use crate::decide::purchase::{Choice, Demand, Ledger, Market, Origins, Outcome, Planner, Policy};
 use crate::decide::reserve::size::Size;
 use crate::model::{HourlyPrice, Labels};
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ pub struct Prices {
     pub reserve_type: String,
     /// The same type on spot, in the cheapest zone; None where no spot price is known.
     pub reserve_on_spot: Option<HourlyPrice>,
+    pub origins: Origins,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,7 @@ pub fn prices(
         reserve: reserve.price,
         reserve_on_spot: spot.min().map(|price| HourlyPrice(price.0.saturating_add(reserve.surplus.0))),
         reserve_type: reserve.instance_type,
+        origins: market.origins.clone(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Outcomes as people and programs read them.
 
 use super::{Millis, Mode, Outcome, prices::Prices};
+use crate::decide::purchase::Origins;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -14,6 +15,8 @@ pub struct Report {
     pub requests: u64,
     pub standard: Bought,
     pub reserve: Bought,
+    /// Where the prices are from.
+    pub prices: Origins,
     pub modes: Vec<Row>,
 }
 
@@ -80,6 +83,7 @@ impl Report {
             modes: modes.collect(),
             standard: Bought { instance_type: prices.standard_type.clone(), hourly: prices.standard(0).to_string() },
             reserve: Bought { instance_type: prices.reserve_type.clone(), hourly: prices.reserve.to_string() },
+            prices: prices.origins.clone(),
         }
     }
 
@@ -88,7 +92,7 @@ impl Report {
         let (standard, reserve) = (&self.standard, &self.reserve);
         _ = writeln!(
             out,
-            "{} services, {:.1} days, {} requests; standard {} at ${}/h, reserve {} at ${}/h\n",
+            "{} services, {:.1} days, {} requests; standard {} at ${}/h, reserve {} at ${}/h",
             self.services,
             self.days,
             self.requests,
@@ -97,6 +101,7 @@ impl Report {
             reserve.instance_type,
             reserve.hourly
         );
+        _ = writeln!(out, "prices: {}\n", self.prices);
         _ = writeln!(
             out,
             "{:<16} {:>12} {:>12} {:>12} {:>8} {:>12} {:>10} {:>10} {:>10} {:>10} {:>9}",

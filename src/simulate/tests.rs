@@ -13,6 +13,7 @@ fn prices() -> Prices {
         reserve: HourlyPrice(10_400),
         reserve_type: "t3.micro".into(),
         reserve_on_spot: Some(HourlyPrice(3_100)),
+        origins: Default::default(),
     }
 }
 

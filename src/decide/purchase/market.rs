@@ -127,6 +127,16 @@ pub struct Origins {
     pub spot: Option<Origin>,
 }
 
+impl std::fmt::Display for Origins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "on demand {}; spot ", self.on_demand)?;
+        match &self.spot {
+            Some(spot) => spot.fmt(f),
+            None => f.write_str("none are known"),
+        }
+    }
+}
+
 /// In the words of a file, or of a cloud that was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {

@@ -32,8 +32,7 @@ pub fn table(report: &Report) -> String {
             totals.saved_percent,
         ),
     );
-    let spot = report.prices.spot.as_ref().map_or_else(|| "none are known".to_owned(), ToString::to_string);
-    line(&mut text, &format!("Prices of {}: on demand {}; spot {spot}", report.region, report.prices.on_demand));
+    line(&mut text, &format!("Prices of {}: {}", report.region, report.prices));
     if !report.skipped.is_empty() {
         line(&mut text, &format!("No Pods are made by {}", report.skipped.join(", ")));
     }
