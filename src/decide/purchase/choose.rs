@@ -400,7 +400,7 @@ impl Case<'_, '_> {
             dropped.push(whole(Why::NotNeeded));
             return None;
         }
-        if step.option == Purchase::CapacityReservation && !self.planner.any_reservation {
+        if step.option == Purchase::CapacityReservation && self.planner.policy.reservations.is_empty() {
             dropped.push(whole(Why::NoReservation));
             return None;
         }

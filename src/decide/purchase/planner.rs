@@ -23,7 +23,6 @@ pub struct Planner<'a> {
     pub(super) not_offered: Vec<bool>,
     pub(super) commitments: Vec<Vec<usize>>,
     pub(super) reservations: Vec<u32>,
-    pub(super) any_reservation: bool,
     pub(super) sizes: Sizes,
     /// The room in each zone's subnets; u32::MAX where nothing is known.
     pub(super) addresses: Vec<u32>,
@@ -81,16 +80,14 @@ impl<'a> Planner<'a> {
                 .map(|z| class.placement.zones.as_ref().is_none_or(|allowed| allowed.iter().any(|a| a == z)))
                 .collect(),
         };
-        let reservations: Vec<u32> = pools.iter().map(reserved).collect();
         Self {
             sizes: Sizes::of(&types),
-            any_reservation: reservations.iter().any(|count| *count > 0),
             classes: policy.classes.iter().map(table).collect(),
             spot: pools.iter().map(|(t, z)| spot.get(&(t.name.clone(), (*z).to_owned())).copied()).collect(),
             quarantined: OPTIONS.map(short),
             not_offered: pools.iter().map(|(t, z)| not_offered.contains(&(t.name.clone(), (*z).to_owned()))).collect(),
             commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t, z)).collect(),
-            reservations,
+            reservations: pools.iter().map(reserved).collect(),
             addresses: zones.iter().map(|z| free_addresses.get(*z).copied().unwrap_or(u32::MAX)).collect(),
             policy,
             market,
