@@ -32,5 +32,3 @@ pub mod retry;
 pub mod runtime;
 pub mod simulate;
 pub mod telemetry;
-#[cfg(test)]
-mod testing;

@@ -93,7 +93,7 @@ fn after_a_burst_all_pods_go() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn every_request_is_answered_or_still_waits_and_a_reserve_never_makes_more_wait(

@@ -98,7 +98,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn nothing_is_forced_on_a_pod_whose_instance_may_stay(case in cases()) {

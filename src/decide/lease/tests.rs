@@ -335,7 +335,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn two_never_lead_at_a_time_and_one_leads_soon_after_the_last_fault(day in bad_day()) {

@@ -138,7 +138,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn no_agent_is_cut_off_before_it_has_finished_or_is_out_of_time(case in case()) {

@@ -384,7 +384,7 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn each_pod_gets_the_cheapest_that_everything_allows((policy, market, demands) in (rules(), market(), demands())) {

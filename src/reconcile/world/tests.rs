@@ -175,7 +175,7 @@ fn a_pod_beyond_a_limit_waits_with_the_reason_and_runs_when_another_has_gone_als
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn whatever_happens_each_pod_has_one_instance_and_nothing_leaks(steps in steps(true), idle in 0..3i64) {

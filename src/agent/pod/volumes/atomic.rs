@@ -216,7 +216,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(40))]
+        #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn after_any_updates_users_see_the_last_set_and_nothing_else(
             updates in prop::collection::vec(prop::collection::btree_map("[a-c](/[d-e])?", "[x-z]{0,2}", 0..4), 1..5)

@@ -89,7 +89,7 @@ fn calm(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn on_any_day_nothing_takes_the_last_endpoint_and_nothing_is_cut_off(rules in rules(), chances in chances()) {

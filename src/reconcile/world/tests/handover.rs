@@ -345,7 +345,7 @@ fn a_pod_that_is_deleted_on_two_instances_leaves_neither() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Killed at any step, a provider finds its way to the end of it, without another launch.
     #[test]
