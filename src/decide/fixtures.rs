@@ -3,8 +3,8 @@
 use crate::decide::status::{Phase, PodStatus};
 use crate::model::{
     ClientToken, ContainerKind, ContainerReport, ContainerSecurity, ContainerSpec, ContainerState, HourlyPrice,
-    InstanceId, InstanceRecord, InstanceState, Labels, Lifecycle, NodeName, ObjectName, PodIntent, PodSpec, PodUid,
-    Probes, PullPolicy, Purchase, Resources, TerminationMessage,
+    InstanceId, InstanceRecord, InstanceState, Lifecycle, NodeName, ObjectName, PodIntent, PodSpec, PodUid, Probes,
+    PullPolicy, Purchase, Resources, TerminationMessage,
 };
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc};
@@ -43,8 +43,8 @@ pub fn intent(name: &str, spec: PodSpec) -> PodIntent {
         uid: PodUid::new(format!("uid-{name}")),
         name: ObjectName::new("default", name),
         node: NodeName::new("pilotlight-a"),
-        labels: Labels::new(),
-        annotations: Labels::new(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         generation: 1,
         created_at: at(0),
         owner: None,

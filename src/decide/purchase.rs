@@ -50,6 +50,7 @@ pub use schedule::{Window, overlap, standby};
 pub use why::Why;
 
 use crate::model::Labels;
+use std::sync::Arc;
 
 /// A Pod that needs an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,8 +58,8 @@ pub struct Demand {
     /// Unique; batches are decided in its order.
     pub uid: String,
     pub namespace: String,
-    pub labels: Labels,
-    pub annotations: Labels,
+    pub labels: Arc<Labels>,
+    pub annotations: Arc<Labels>,
     /// The controller's kind and name.
     pub owner: Option<(String, String)>,
     /// What it requests; None where nothing.

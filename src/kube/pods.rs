@@ -73,5 +73,11 @@ fn seen(mut pod: Pod) -> Option<PodSeen> {
     pod.metadata.managed_fields = None;
     let intent = Arc::new(pod_intent(&pod)?);
     let object = serde_json::to_string(&pod).ok()?.into();
-    Some(PodSeen { intent, status: observed_status(&pod), gates: gates(&pod), unhonoured: unhonoured(&pod), object })
+    Some(PodSeen {
+        intent,
+        status: observed_status(&pod).map(Arc::new),
+        gates: gates(&pod),
+        unhonoured: unhonoured(&pod),
+        object,
+    })
 }

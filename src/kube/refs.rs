@@ -342,6 +342,31 @@ async fn pause(failures: u32, cancel: &CancellationToken) -> Result<(), ()> {
     }
 }
 
+struct Answer {
+    token: String,
+    expiry: Timestamp,
+}
+
+impl From<TokenRequest> for Answer {
+    fn from(answer: TokenRequest) -> Self {
+        let status = answer.status.unwrap_or_default();
+        let expiry = status.expiration_timestamp.map_or_else(Timestamp::now, |at| at.0);
+        Self { token: status.token.unwrap_or_default(), expiry }
+    }
+}
+
+/// A token for this audience, bound to the Pod.
+fn question(pod: &PodUid, name: &ObjectName, key: &TokenKey) -> TokenRequest {
+    serde_json::from_value(json!({
+        "spec": {
+            "audiences": key.audience.iter().collect::<Vec<_>>(),
+            "expirationSeconds": key.expiration_seconds,
+            "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": name.name, "uid": pod },
+        },
+    }))
+    .expect("a token request of this shape is valid")
+}
+
 /// Gets the Pod's token and renews it: after 80 % of its life, or 24 h
 /// (pkg/kubelet/token/token_manager.go).
 async fn keep_token(shared: Arc<Shared>, pod: PodUid, key: TokenKey, cancel: CancellationToken) {
@@ -351,43 +376,32 @@ async fn keep_token(shared: Arc<Shared>, pod: PodUid, key: TokenKey, cancel: Can
         return;
     };
     let (Some(client), Some(asking)) = (shared.clients.get(&node), shared.asking.get(&node)) else { return };
-    let accounts: Api<api::ServiceAccount> = Api::namespaced(client.clone(), &name.namespace);
-    let request: TokenRequest = serde_json::from_value(json!({
-        "spec": {
-            "audiences": key.audience.iter().collect::<Vec<_>>(),
-            "expirationSeconds": key.expiration_seconds,
-            "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": name.name, "uid": pod },
-        },
-    }))
-    .expect("a token request of this shape is valid");
-    let params = PostParams::default();
     let (mut failures, mut place) = (0u32, None);
     loop {
         let asked = async {
             if place.is_none() {
                 place = asking.acquire().await.ok();
             }
-            accounts.create_token_request(&service_account, &params, &request).await
+            let accounts: Api<api::ServiceAccount> = Api::namespaced(client.clone(), &name.namespace);
+            accounts.create_token_request(&service_account, &PostParams::default(), &question(&pod, &name, &key)).await
         };
-        // Boxed: what a question takes is not kept for the hours between two of a Pod.
+        // Boxed: what a question and its answer take is not kept for the hours between two of a Pod.
         let answer = tokio::select! {
             () = cancel.cancelled() => return,
-            answer = Box::pin(asked) => answer,
+            answer = Box::pin(async { asked.await.map(Answer::from).map_err(|error| super::why(&error)) }) => answer,
         };
         let wait = match answer {
-            Ok(answer) => {
+            Ok(Answer { token, expiry }) => {
                 (failures, place) = (0, None);
-                let status = answer.status.unwrap_or_default();
-                shared.set_token(&pod, &key, Fetched::Found(Arc::new(status.token.unwrap_or_default())));
-                let expiry = status.expiration_timestamp.map_or_else(Timestamp::now, |at| at.0);
+                shared.set_token(&pod, &key, Fetched::Found(Arc::new(token)));
                 let life = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
                 (life * 4 / 5).min(Duration::from_secs(24 * 3600)).max(Duration::from_secs(10))
             }
-            Err(error) => {
+            Err(why) => {
                 failures += 1;
                 if failures >= PATIENCE {
                     place = None;
-                    shared.set_token(&pod, &key, Fetched::Failed(super::why(&error)));
+                    shared.set_token(&pod, &key, Fetched::Failed(why));
                 }
                 if pause(failures, &cancel).await.is_err() {
                     return;

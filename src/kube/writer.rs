@@ -49,7 +49,7 @@ struct Slots {
 struct Work {
     node: NodeName,
     name: ObjectName,
-    status: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
     evict: Option<Eviction>,
     delete: bool,
     attempts: u32,
@@ -123,7 +123,7 @@ impl StatusWriter {
 }
 
 impl StatusSink for StatusWriter {
-    fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: PodStatus) {
+    fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: Arc<PodStatus>) {
         self.submit(node, name, uid, |work| work.status = Some(status));
     }
 

@@ -8,15 +8,15 @@ use super::{
     ObjectName, PodSecurity, PodUid, PortSpec, Probes, PullPolicy, Resources, RestartPolicy, TerminationMessage,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DesiredPod {
     pub generation: Generation,
     pub uid: PodUid,
     pub name: ObjectName,
-    pub labels: Labels,
-    pub annotations: Labels,
+    pub labels: Arc<Labels>,
+    pub annotations: Arc<Labels>,
     /// The Pod's address; None with hostNetwork.
     pub pod_ip: Option<IpAddr>,
     pub hostname: String,

@@ -13,8 +13,8 @@ pub struct PodIntent {
     pub uid: PodUid,
     pub name: ObjectName,
     pub node: NodeName,
-    pub labels: Labels,
-    pub annotations: Labels,
+    pub labels: Arc<Labels>,
+    pub annotations: Arc<Labels>,
     /// metadata.generation; goes back as status.observedGeneration.
     pub generation: i64,
     pub created_at: Timestamp,

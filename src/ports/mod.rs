@@ -116,7 +116,7 @@ pub enum AgentUpdate {
 pub struct PodSeen {
     pub intent: Arc<PodIntent>,
     /// The status that the API server has, if a node wrote one.
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
     /// Every condition's type and whether it is True, for readiness gates.
     pub gates: BTreeMap<String, bool>,
     /// What is let pass without being acted on, worth an event.
@@ -137,7 +137,7 @@ pub enum PodUpdate {
 /// Writes what the API server should say of Pods. One writer; it coalesces, retries and never blocks.
 pub trait StatusSink: Send + Sync {
     /// Writes this status soon; a later one for the same Pod replaces it.
-    fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: PodStatus);
+    fn status(&self, node: &NodeName, name: &ObjectName, uid: &PodUid, status: Arc<PodStatus>);
     /// Deletes the object for good, after any status that still waits.
     fn delete(&self, node: &NodeName, name: &ObjectName, uid: &PodUid);
     /// Asks once that it is deleted with this grace period: by the Eviction API, which may refuse; with `force` by a

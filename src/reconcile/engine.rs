@@ -183,7 +183,7 @@ impl Engine {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Status { node, name, uid, status } => self.config.status.status(&node, &name, &uid, *status),
+            Effect::Status { node, name, uid, status } => self.config.status.status(&node, &name, &uid, status),
             Effect::Delete { node, name, uid } => self.config.status.delete(&node, &name, &uid),
             Effect::Evict { node, name, uid, grace_seconds, force } => {
                 self.config.status.evict(&node, &name, &uid, grace_seconds, force);

@@ -98,7 +98,7 @@ struct PodEntry {
     report: Option<Box<PodReport>>,
     refs: Option<Arc<Refs>>,
     /// What the API server has, or will have when the writer is through.
-    status: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
     written_at: Option<Timestamp>,
     failed: Option<(Reason, Timestamp)>,
     waiting: Option<Reason>,
@@ -281,7 +281,9 @@ impl World {
                     entry.wants = placing::wants(&self.config, &seen.intent);
                     self.placement_dirty |= entry.wants_instance.is_some();
                 }
-                entry.seen = seen;
+                // What was written is most often what is read back: kept once.
+                let written = entry.status.clone().filter(|written| Some(written) == seen.status.as_ref());
+                entry.seen = PodSeen { status: written.or(seen.status), ..seen };
             }
             None => {
                 let status = seen.status.clone();
@@ -397,7 +399,7 @@ impl World {
             gone: entry.gone,
             instance,
             report: entry.report.as_deref(),
-            status: entry.status.as_ref(),
+            status: entry.status.as_deref(),
             keep_completed: self.config.keep_completed,
             failed: entry.failed.as_ref().map(|(reason, at)| (reason, *at)),
         };

@@ -7,6 +7,7 @@ use crate::decide::purchase::{Choice, Demand, Ledger, Market, Origins, Outcome, 
 use crate::decide::reserve::size::Size;
 use crate::model::{HourlyPrice, Labels};
 use jiff::Timestamp;
+use std::sync::Arc;
 
 /// So many Pods of a service are priced; any more cost what the last one does.
 const PRICED: usize = 32;
@@ -43,7 +44,7 @@ pub fn prices(
     let demand = |number: usize, size: Size, annotations: &Labels| Demand {
         uid: format!("{number:08}"),
         namespace: "default".to_owned(),
-        annotations: annotations.clone(),
+        annotations: Arc::new(annotations.clone()),
         owner: Some(("ReplicaSet".to_owned(), "service".to_owned())),
         cpu_millis: Some(size.cpu_millis),
         memory_bytes: Some(size.memory_bytes),

@@ -1,6 +1,7 @@
 //! Pods for unit tests.
 
 use crate::model::*;
+use std::sync::Arc;
 
 pub(super) fn container(name: &str) -> DesiredContainer {
     DesiredContainer::new(name, "busybox")
@@ -11,8 +12,8 @@ pub(super) fn pod(containers: &[&str]) -> DesiredPod {
         generation: Generation(1),
         uid: PodUid::new("uid"),
         name: ObjectName::new("default", "pod"),
-        labels: Labels::new(),
-        annotations: Labels::new(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         hostname: "pod".to_owned(),
         fqdn: None,

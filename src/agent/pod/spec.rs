@@ -6,7 +6,7 @@
 use super::{Machine, labels, resources::resources};
 use crate::{
     decide::containers::definition_hash,
-    model::{ContainerSecurity, DesiredContainer, DesiredPod, Protocol, Seccomp},
+    model::{ContainerSecurity, DesiredContainer, DesiredPod, Labels, Protocol, Seccomp},
 };
 use k8s_cri::v1 as cri;
 use std::{collections::HashMap, path::Path};
@@ -40,8 +40,12 @@ pub(super) struct ImageUser {
     pub name: String,
 }
 
+fn pairs(labels: &Labels) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
 pub(super) fn sandbox(pod: &DesiredPod, attempt: u32, pod_logs: &Path) -> cri::PodSandboxConfig {
-    let mut all_labels: HashMap<String, String> = pod.labels.clone().into_iter().collect();
+    let mut all_labels = pairs(&pod.labels);
     all_labels.extend(identity(pod));
     let privileged = pod.containers.iter().any(|container| container.security.privileged);
     let seccomp = profile(pod.security.seccomp.as_ref().unwrap_or(&Seccomp::RuntimeDefault));
@@ -61,7 +65,7 @@ pub(super) fn sandbox(pod: &DesiredPod, attempt: u32, pod_logs: &Path) -> cri::P
         }),
         port_mappings: if pod.host_network { Vec::new() } else { port_mappings(pod) },
         labels: all_labels,
-        annotations: pod.annotations.clone().into_iter().collect(),
+        annotations: pairs(&pod.annotations),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: cgroup_parent(pod),
             security_context: Some(cri::LinuxSandboxSecurityContext {

@@ -7,6 +7,7 @@ mod world;
 use super::*;
 use crate::model::*;
 use jiff::SignedDuration;
+use std::sync::Arc;
 use world::*;
 
 fn waiting_reason(plan: &Plan, index: usize) -> &str {
@@ -180,7 +181,7 @@ fn a_failed_post_start_hook_kills_the_container_which_never_counts_as_running() 
 fn a_new_image_restarts_the_container_and_a_new_label_does_not() {
     let mut world = World::new(pod(RestartPolicy::Always, vec![container("app", ContainerKind::App)]));
     world.settle();
-    world.desired.labels.insert("a".to_owned(), "b".to_owned());
+    Arc::make_mut(&mut world.desired.labels).insert("a".to_owned(), "b".to_owned());
     assert!(world.step().actions.is_empty());
     world.desired.containers[0].image = "busybox:2".to_owned();
     world.step();

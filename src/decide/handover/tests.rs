@@ -212,7 +212,7 @@ fn changed(change: impl FnOnce(&mut PodSpec)) -> PodIntent {
 }
 
 fn saying(mut intent: PodIntent, value: &str) -> PodIntent {
-    intent.annotations.insert(MOVABLE.to_owned(), value.to_owned());
+    Arc::make_mut(&mut intent.annotations).insert(MOVABLE.to_owned(), value.to_owned());
     intent
 }
 

@@ -167,12 +167,12 @@ prop_compose! {
             cpu_millis: Some(cpu * 100),
             memory_bytes: Some(memory * 100),
             zones: zone.map(|z| vec![ZONES[z].to_owned()]),
-            annotations: match annotation {
+            annotations: Arc::new(match annotation {
                 0 => [(INSTANCE_TYPES.to_owned(), "c*".to_owned())].into(),
                 1 => [(PURCHASE.to_owned(), "on-demand".to_owned())].into(),
                 2 => [(MAX_HOURLY.to_owned(), "0.000008".to_owned())].into(),
                 _ => BTreeMap::new(),
-            },
+            }),
             ..Demand::default()
         }).collect()
     }
@@ -438,7 +438,7 @@ proptest! {
         let planner = Planner::new(&policy, &market, now());
         let ledger = Ledger::new(&policy);
         for narrowed in &demands {
-            let plain = Demand { annotations: BTreeMap::new(), ..narrowed.clone() };
+            let plain = Demand { annotations: Arc::default(), ..narrowed.clone() };
             let (with, without) = (planner.decide(narrowed, &ledger), planner.decide(&plain, &ledger));
             let types = |decision: &Decision| -> BTreeSet<u16> {
                 decision.dropped.iter().filter(|d| d.option.is_none() && d.zone.is_none()).filter_map(|d| d.instance_type).collect()
@@ -506,7 +506,8 @@ fn a_pending_pod_says_what_came_nearest() {
         "{}",
         pend.message
     );
-    let bad = Demand { annotations: [(PURCHASE.to_owned(), "stolen".to_owned())].into(), ..Demand::default() };
+    let bad =
+        Demand { annotations: Arc::new([(PURCHASE.to_owned(), "stolen".to_owned())].into()), ..Demand::default() };
     let Outcome::Pend(pend) = decide(&policy, &bad, &market, &ledger, now()).outcome else { panic!() };
     assert!(pend.message.contains(PURCHASE) && pend.message.contains("expected on-demand"), "{}", pend.message);
 }

@@ -82,7 +82,7 @@ pub enum Effect {
         node: NodeName,
         name: ObjectName,
         uid: PodUid,
-        status: Box<PodStatus>,
+        status: Arc<PodStatus>,
     },
     Delete {
         node: NodeName,

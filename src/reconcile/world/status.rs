@@ -5,6 +5,7 @@ use crate::decide::status::{Facts, Phase, PodStatus, status};
 use crate::model::{AgentEvent, ContainerKind, ContainerState, InstanceId, PodIntent, PodUid};
 use crate::ports::PodEvent;
 use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
 
 impl World {
     /// Writes the Pod's status if it says anything new. `last`: the object goes, nothing can follow.
@@ -18,7 +19,7 @@ impl World {
         let silent = instance.is_some_and(|i| i.silent(now));
         let told_of =
             |status: &PodStatus| status.ran() && status.instance() == entry.instance.as_ref().map(InstanceId::as_str);
-        let kept = instance.is_some_and(|i| i.gone.is_none()) && entry.status.as_ref().is_some_and(told_of);
+        let kept = instance.is_some_and(|i| i.gone.is_none()) && entry.status.as_deref().is_some_and(told_of);
         if !last && kept && !silent && entry.report.is_none() && entry.failed.is_none() {
             // After a start: the API server's word stands until the agent has spoken.
             return;
@@ -30,7 +31,7 @@ impl World {
             report: entry.report.as_deref(),
             waiting: entry.waiting.as_ref(),
             failed: entry.failed.as_ref().map(|(reason, _)| reason),
-            previous: entry.status.as_ref(),
+            previous: entry.status.as_deref(),
             gates: &entry.seen.gates,
             silent,
             ended: last,
@@ -40,7 +41,7 @@ impl World {
         };
         let next = status(&facts, now);
         let refused = next.reason.clone().filter(|_| entry.seen.intent.spec.is_err()).zip(next.message.clone());
-        let differs = entry.status.as_ref() != Some(&next);
+        let differs = entry.status.as_deref() != Some(&next);
         let overwritten = entry.seen.status.as_ref().is_none_or(|api| !next.agrees_with(api));
         if differs {
             if !last && let Some(hold) = hold(&next, entry) {
@@ -71,13 +72,14 @@ impl World {
         let terminal = next.phase.is_terminal();
         entry.held_since = None;
         entry.written_at = Some(now);
-        entry.status = Some(next.clone());
+        let next = Arc::new(next);
+        entry.status = Some(Arc::clone(&next));
         let intent = &entry.seen.intent;
         self.effects.push(Effect::Status {
             node: intent.node.clone(),
             name: intent.name.clone(),
             uid: uid.clone(),
-            status: Box::new(next),
+            status: next,
         });
         if terminal {
             // Nothing of it is started any more: what it refers to need not be watched.
@@ -110,7 +112,7 @@ impl World {
 
 /// How long a status may wait for a better one. None: it is news.
 fn hold(next: &PodStatus, entry: &PodEntry) -> Option<SignedDuration> {
-    let before = entry.status.as_ref();
+    let before = entry.status.as_deref();
     // Which instances run it must be known before anything follows from it.
     let elsewhere = before.is_some_and(|before| {
         before.handover() != next.handover() || before.instance().is_some_and(|id| next.instance() != Some(id))

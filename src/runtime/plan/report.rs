@@ -7,6 +7,7 @@ use crate::decide::purchase::{Decision, Demand, Dropped, Ledger, Market, Origins
 use crate::kube::intent::pod_spec;
 use crate::model::{HourlyPrice, Purchase};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Hours, as AWS reckons a month.
 const MONTH: u64 = 730;
@@ -226,8 +227,8 @@ fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
     Ok(Demand {
         uid: String::new(),
         namespace: workload.namespace.clone(),
-        labels: metadata.labels.unwrap_or_default(),
-        annotations: metadata.annotations.unwrap_or_default(),
+        labels: Arc::new(metadata.labels.unwrap_or_default()),
+        annotations: Arc::new(metadata.annotations.unwrap_or_default()),
         owner: workload.owner_kind.map(|kind| (kind.to_owned(), workload.name.clone())),
         cpu_millis: size.cpu_millis,
         memory_bytes: size.memory_bytes,

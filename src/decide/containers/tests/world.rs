@@ -3,6 +3,7 @@
 use crate::{decide::containers::*, model::*};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -17,8 +18,8 @@ pub fn pod(restart_policy: RestartPolicy, containers: Vec<DesiredContainer>) -> 
         generation: Generation(1),
         uid: PodUid::new("uid"),
         name: ObjectName::new("default", "pod"),
-        labels: Labels::new(),
-        annotations: Labels::new(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         hostname: "pod".to_owned(),
         fqdn: None,

@@ -44,7 +44,7 @@ fn lives() -> Vec<Life> {
         let uid = format!("{:05}", lives.len());
         let demand = Demand {
             namespace: kind.to_owned(),
-            labels: [("tier".to_owned(), kind.to_owned())].into(),
+            labels: Arc::new([("tier".to_owned(), kind.to_owned())].into()),
             owner: Some(("ReplicaSet".to_owned(), kind.to_owned())),
             cpu_millis: Some(cpu),
             memory_bytes: Some(gib_eighths << 27),

@@ -92,7 +92,7 @@ impl World {
     pub(super) fn start_other(&mut self, uid: &PodUid) {
         let recorded = self.pods.get(uid).is_some_and(|entry| {
             let leg = entry.handover.as_ref().and_then(Handover::leg);
-            let shown = entry.seen.status.as_ref().and_then(PodStatus::handover);
+            let shown = entry.seen.status.as_deref().and_then(PodStatus::handover);
             leg.is_some_and(|leg| shown == Some(Recorded::Starting(leg.instance.clone())))
         });
         if recorded {

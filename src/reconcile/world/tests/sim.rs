@@ -145,7 +145,7 @@ impl Sim {
         let Some(uid) = nth(&self.objects, n) else { return };
         if let Some(object) = self.objects.get_mut(&uid) {
             let mut intent = (*object.intent).clone();
-            intent.annotations.insert(key.to_owned(), value.to_owned());
+            Arc::make_mut(&mut intent.annotations).insert(key.to_owned(), value.to_owned());
             object.intent = Arc::new(intent);
         }
         self.show(&uid);
@@ -206,7 +206,7 @@ impl Sim {
         let Some(object) = self.objects.get(uid) else { return };
         let seen = PodSeen {
             intent: Arc::clone(&object.intent),
-            status: object.status.clone(),
+            status: object.status.clone().map(Arc::new),
             gates: BTreeMap::new(),
             unhonoured: Vec::new(),
             object: Arc::from("{}"),
@@ -460,7 +460,7 @@ impl Sim {
                     }
                     let was = object.status.as_ref().and_then(PodStatus::instance).map(InstanceId::new);
                     let is = status.instance().map(InstanceId::new);
-                    object.status = Some(*status);
+                    object.status = Some(Arc::unwrap_or_clone(status));
                     self.check_switch(&uid, was, is);
                 }
             }

@@ -23,7 +23,7 @@ fn pod(name: &str) -> PodIntent {
 fn seen(intent: PodIntent, status: PodStatus) -> Fact {
     Fact::Seen(Box::new(PodSeen {
         intent: Arc::new(intent),
-        status: Some(status),
+        status: Some(Arc::new(status)),
         gates: BTreeMap::new(),
         unhonoured: Vec::new(),
         object: "{}".into(),
