@@ -12,7 +12,7 @@
 
 use super::services::ServicesLog;
 use crate::{
-    model::{DesiredPod, InstanceId, ServicesUpdate},
+    model::{InstanceId, ServicesUpdate},
     proto::OpenTunnel,
 };
 use bytes::Bytes;
@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// Tunnel requests that wait for a slow session. Each waits 10 s at most.
 const COMMANDS: usize = 16;
 
-type Desired = watch::Sender<Option<Arc<DesiredPod>>>;
+/// Encoded: it is sent to each session of the instance as it is.
+type Desired = watch::Sender<Option<Bytes>>;
 
 struct Live {
     number: u64,
@@ -60,7 +61,7 @@ pub(super) struct Joined {
     pub number: u64,
     pub cancel: CancellationToken,
     pub ended: CancellationToken,
-    pub desired: watch::Receiver<Option<Arc<DesiredPod>>>,
+    pub desired: watch::Receiver<Option<Bytes>>,
     pub commands: mpsc::Receiver<OpenTunnel>,
     /// The session that this one replaces has been cancelled; wait for this before speaking.
     pub predecessor: Option<CancellationToken>,
@@ -78,7 +79,7 @@ impl Hub {
         Self { state: Mutex::default(), services: Mutex::default(), services_version: watch::Sender::new(None), root }
     }
 
-    pub fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>) {
+    pub fn set_desired(&self, instance: &InstanceId, desired: Bytes) {
         let mut state = lock(&self.state);
         let slot = state.slots.entry(instance.clone()).or_insert_with(|| Slot::new(&self.root));
         slot.desired.send_replace(Some(desired));

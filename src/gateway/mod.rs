@@ -191,7 +191,10 @@ fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 #[async_trait]
 impl AgentLink for Gateway {
     fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>) {
-        self.shared.hub.set_desired(instance, desired);
+        match serde_json::to_vec(&*desired) {
+            Ok(bytes) => self.shared.hub.set_desired(instance, bytes.into()),
+            Err(error) => tracing::error!(%instance, %error, "a desired state can't be encoded"),
+        }
     }
 
     fn publish_services(&self, update: Arc<ServicesUpdate>, whole: Arc<ServicesUpdate>) {

@@ -102,7 +102,7 @@ async fn serve(
         }
         tokio::select! {
             end = read(shared, instance, inbound) => end,
-            end = write(shared, instance, joined, outbound) => end,
+            end = write(shared, joined, outbound) => end,
         }
     };
     tokio::select! {
@@ -140,7 +140,7 @@ async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<Age
 }
 
 /// Sends the newest desired state, the services since what was sent last, and tunnel requests.
-async fn write(shared: &Shared, instance: &InstanceId, mut joined: Joined, outbound: &Outbound) -> End {
+async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound) -> End {
     let mut services = shared.hub.watch_services();
     joined.desired.mark_changed();
     services.mark_changed();
@@ -155,14 +155,7 @@ async fn write(shared: &Shared, instance: &InstanceId, mut joined: Joined, outbo
                     return End::Replaced;
                 }
                 let desired = joined.desired.borrow_and_update().clone();
-                match desired.map(|desired| serde_json::to_vec(&*desired)) {
-                    Some(Ok(bytes)) => vec![Kind::Desired(bytes.into())],
-                    Some(Err(error)) => {
-                        tracing::error!(%instance, %error, "a desired state can't be encoded");
-                        vec![]
-                    }
-                    None => vec![],
-                }
+                desired.map(Kind::Desired).into_iter().collect()
             }
             changed = services.changed() => {
                 if changed.is_err() {

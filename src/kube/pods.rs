@@ -37,7 +37,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
             }
             Some(Ok(watcher::Event::Init)) => listed.clear(),
             Some(Ok(watcher::Event::InitApply(pod))) => {
-                if let Some(seen) = seen(pod) {
+                if let Some(seen) = seen(&pod) {
                     listed.insert(seen.intent.uid.clone());
                     out.push(PodUpdate::Seen(Box::new(seen)));
                 }
@@ -48,7 +48,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
                 out.push(PodUpdate::Synced(node.clone()));
             }
             Some(Ok(watcher::Event::Apply(pod))) => {
-                if let Some(seen) = seen(pod) {
+                if let Some(seen) = seen(&pod) {
                     known.insert(seen.intent.uid.clone());
                     out.push(PodUpdate::Seen(Box::new(seen)));
                 }
@@ -68,16 +68,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
     }
 }
 
-fn seen(mut pod: Pod) -> Option<PodSeen> {
-    // The largest part of a Pod, and of no use to us.
-    pod.metadata.managed_fields = None;
-    let intent = Arc::new(pod_intent(&pod)?);
-    let object = serde_json::to_string(&pod).ok()?.into();
-    Some(PodSeen {
-        intent,
-        status: observed_status(&pod).map(Arc::new),
-        gates: gates(&pod),
-        unhonoured: unhonoured(&pod),
-        object,
-    })
+fn seen(pod: &Pod) -> Option<PodSeen> {
+    let intent = Arc::new(pod_intent(pod)?);
+    Some(PodSeen { intent, status: observed_status(pod).map(Arc::new), gates: gates(pod), unhonoured: unhonoured(pod) })
 }

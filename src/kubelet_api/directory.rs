@@ -1,7 +1,7 @@
 //! What this room asks of whoever knows the Pods.
 
 use crate::model::{InstanceId, ObjectName, PodUid};
-use std::sync::Arc;
+use async_trait::async_trait;
 
 /// One Pod of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,13 +16,15 @@ pub struct FoundPod {
     pub running: bool,
     /// It ran, and its instance has been let go: its logs went with it.
     pub released: bool,
-    /// The Pod as JSON.
-    pub object: Arc<str>,
 }
 
 /// The Pods of one node, as they are now.
+#[async_trait]
 pub trait PodDirectory: Send + Sync {
     /// With a uid: only that very Pod.
     fn find(&self, name: &ObjectName, uid: Option<&PodUid>) -> Option<FoundPod>;
     fn all(&self) -> Vec<FoundPod>;
+    /// The whole objects, as a v1 PodList in JSON; or why they can't be had now. They are kept nowhere but in the API
+    /// server: few ask for them, and they are most of what is known of a Pod.
+    async fn objects(&self) -> Result<String, String>;
 }

@@ -8,8 +8,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, get, on, post},
 };
-use http::header;
-use std::sync::Arc;
+use http::{StatusCode, header};
+use serde_json::Value;
+use std::{collections::HashSet, sync::Arc};
 
 pub(super) type Api = State<Arc<Shared>>;
 
@@ -20,7 +21,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     let both = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/pods", get(|State(api): Api| async move { list(&api.pods.all()) }))
+        .route("/pods", get(|State(api): Api| async move { objects(&api).await.map(json) }))
         .route("/runningpods/", get(running))
         .route("/stats/summary", get(resources::summary).post(resources::summary))
         .route("/metrics", get(|State(api): Api| async move { metrics((api.metrics)()) }))
@@ -42,21 +43,25 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn running(State(api): Api) -> Response {
-    let mut pods = api.pods.all();
-    pods.retain(|pod| pod.running);
-    list(&pods)
+async fn running(State(api): Api) -> Result<Response, Failure> {
+    let running: HashSet<PodUid> = api.pods.all().into_iter().filter(|pod| pod.running).map(|pod| pod.uid).collect();
+    let mut list: Value = serde_json::from_str(&objects(&api).await?).map_err(unavailable)?;
+    let runs = |pod: &Value| pod["metadata"]["uid"].as_str().is_some_and(|uid| running.contains(&PodUid::new(uid)));
+    if let Some(items) = list["items"].as_array_mut() {
+        items.retain(runs);
+    }
+    Ok(json(list.to_string()))
 }
 
-/// A v1 PodList of objects that are JSON already.
-fn list(pods: &[FoundPod]) -> Response {
-    let items: Vec<&str> = pods.iter().map(|pod| &*pod.object).collect();
-    let text =
-        format!("{{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"items\":[{}]}}", items.join(","));
-    json(text)
+async fn objects(api: &Shared) -> Result<String, Failure> {
+    api.pods.objects().await.map_err(unavailable)
 }
 
-fn axum_json(value: &serde_json::Value) -> Response {
+fn unavailable(why: impl std::fmt::Display) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("the node's pods can't be listed now: {why}"))
+}
+
+fn axum_json(value: &Value) -> Response {
     json(value.to_string())
 }
 

@@ -63,16 +63,21 @@ fn pod(name: &str, instance: Option<&str>) -> FoundPod {
         containers: vec!["app".into()],
         released: false,
         running: instance.is_some(),
-        object: format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}").into(),
     }
 }
 
+#[async_trait]
 impl PodDirectory for FakePods {
     fn find(&self, name: &ObjectName, uid: Option<&PodUid>) -> Option<FoundPod> {
         self.all().into_iter().find(|pod| pod.name == *name && uid.is_none_or(|uid| pod.uid == *uid))
     }
     fn all(&self) -> Vec<FoundPod> {
         vec![pod("web", Some("i-1")), pod("new", None), pod("lost", Some("i-lost"))]
+    }
+    async fn objects(&self) -> Result<String, String> {
+        let object = |pod: FoundPod| serde_json::json!({ "metadata": { "name": pod.name.name, "uid": pod.uid } });
+        let items: Vec<_> = self.all().into_iter().map(object).collect();
+        Ok(serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }).to_string())
     }
 }
 

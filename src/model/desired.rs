@@ -8,6 +8,7 @@ use super::{
     ObjectName, PodSecurity, PodUid, PortSpec, Probes, PullPolicy, Resources, RestartPolicy, TerminationMessage,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{fmt, net::IpAddr, sync::Arc};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,18 @@ pub struct DesiredPod {
     pub volumes: Vec<DesiredVolume>,
     /// Set: stop everything within the grace period, then report `terminated`.
     pub stop: Option<Stop>,
+}
+
+/// Stands for a whole [`DesiredPod`] where only sameness matters: equal for equal ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DesiredDigest([u8; 32]);
+
+impl DesiredPod {
+    pub fn digest(&self) -> DesiredDigest {
+        // Its types have no map without an order and no key that is no text: nothing of it can't be encoded.
+        let encoded = serde_json::to_vec(self).expect("a desired state is JSON");
+        DesiredDigest(Sha256::digest(encoded).into())
+    }
 }
 
 /// Why and how fast a Pod must stop.

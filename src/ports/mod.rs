@@ -121,8 +121,6 @@ pub struct PodSeen {
     pub gates: BTreeMap<String, bool>,
     /// What is let pass without being acted on, worth an event.
     pub unhonoured: Vec<Unsupported>,
-    /// The object as JSON, for the kubelet API's /pods.
-    pub object: Arc<str>,
 }
 
 /// What the watch on a node's Pods tells the reconciler.

@@ -18,8 +18,8 @@ pub struct DirectoryEntry {
     pub started: bool,
     /// It ran, and its instance has been let go: its logs went with it.
     pub released: bool,
-    /// The Pod as JSON.
-    pub object: Arc<str>,
+    /// Of a reserve: what backs it, as its annotations say.
+    pub reserve: Option<BTreeMap<String, String>>,
 }
 
 /// Cheap to clone; all clones see the same.

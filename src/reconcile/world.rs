@@ -25,11 +25,12 @@ pub use handover::refusal;
 pub use money::Holding;
 
 use crate::decide::desired::Refs;
+use crate::decide::handover::causes::RESERVE;
 use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::Order;
 use crate::decide::purchase::{self, Market};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
-use crate::model::{DesiredPod, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid};
+use crate::model::{DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid};
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -105,7 +106,8 @@ struct PodEntry {
     wants_instance: Option<Timestamp>,
     held_since: Option<Timestamp>,
     generation: Generation,
-    desired: Option<Arc<DesiredPod>>,
+    /// The desired state that its instance was sent last.
+    sent: Option<DesiredDigest>,
     /// When its object was asked to be deleted for good.
     finalized_at: Option<Timestamp>,
     /// Reasons told by events, so that each is told once.
@@ -311,7 +313,7 @@ impl World {
                         wants_instance: None,
                         held_since: None,
                         generation: Generation(0),
-                        desired: None,
+                        sent: None,
                         finalized_at: None,
                         told: BTreeSet::new(),
                         handover: None,
@@ -338,6 +340,7 @@ impl World {
             Ok(spec) => spec.init_containers.iter().chain(&spec.containers).map(|c| c.name.clone()).collect(),
             Err(_) => Vec::new(),
         };
+        let backing = entry.seen.status.as_ref().map(|status| &status.annotations);
         self.effects.push(Effect::List {
             name: intent.name.clone(),
             entry: super::DirectoryEntry {
@@ -347,7 +350,7 @@ impl World {
                 containers,
                 started: entry.report.is_some(),
                 released: entry.status.as_ref().is_some_and(|s| s.ran()) && entry.instance.is_none(),
-                object: Arc::clone(&entry.seen.object),
+                reserve: intent.labels.contains_key(RESERVE).then(|| backing.cloned().unwrap_or_default()),
             },
         });
     }

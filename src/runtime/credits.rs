@@ -5,7 +5,6 @@
 
 use super::pod_usage::stats;
 use crate::decide::credits::{Meter, Terms};
-use crate::decide::handover::causes::RESERVE;
 use crate::decide::purchase::Buying;
 use crate::model::{CreditMode, InstanceId, ObjectName, PodUid};
 use crate::ports::AgentLink;
@@ -13,7 +12,6 @@ use crate::reconcile::Directory;
 use crate::telemetry::Metrics;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -37,20 +35,6 @@ pub struct Credits {
     pub link: Arc<dyn AgentLink>,
     pub buying: watch::Receiver<Arc<Buying>>,
     pub metrics: Metrics,
-}
-
-/// What is read of a Pod.
-#[derive(Deserialize)]
-struct Pod {
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    labels: HashMap<String, String>,
-    #[serde(default)]
-    annotations: HashMap<String, String>,
 }
 
 /// A reserve on a burstable instance.
@@ -116,11 +100,7 @@ impl Credits {
         let buying = Arc::clone(&self.buying.borrow());
         let subject = |(name, entry): (ObjectName, crate::reconcile::DirectoryEntry)| {
             let instance = entry.instance.filter(|_| entry.started)?;
-            // Most Pods are no reserves, and need not be read to know it.
-            entry.object.contains(RESERVE).then_some(())?;
-            let Pod { metadata } = serde_json::from_str(&entry.object).ok()?;
-            metadata.labels.contains_key(RESERVE).then_some(())?;
-            let terms = terms(&buying, &metadata.annotations)?;
+            let terms = terms(&buying, &entry.reserve?)?;
             Some(Subject { name, uid: entry.uid, instance, terms })
         };
         self.directory.all().into_iter().filter_map(subject).collect()
@@ -128,7 +108,7 @@ impl Credits {
 }
 
 /// None: it isn't burstable, or not known yet.
-fn terms(buying: &Buying, annotations: &HashMap<String, String>) -> Option<Terms> {
+fn terms(buying: &Buying, annotations: &BTreeMap<String, String>) -> Option<Terms> {
     let instance_type = annotations.get("pilotlight.dev/instance-type")?;
     let spec = buying.market.catalog.types.iter().find(|spec| spec.name == *instance_type)?;
     let class = annotations.get("pilotlight.dev/class");

@@ -3,12 +3,22 @@
 use crate::kubelet_api::{FoundPod, PodDirectory};
 use crate::model::{NodeName, ObjectName, PodUid};
 use crate::reconcile::{Directory, DirectoryEntry};
+use async_trait::async_trait;
+use kube::Client;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A caller waits; the API server answers from memory.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct NodePods {
     pub directory: Directory,
     pub node: NodeName,
+    /// The node's own: it may list its own Pods.
+    pub client: Client,
 }
 
+#[async_trait]
 impl PodDirectory for NodePods {
     fn find(&self, name: &ObjectName, uid: Option<&PodUid>) -> Option<FoundPod> {
         let entry = self.directory.find(name)?;
@@ -20,6 +30,16 @@ impl PodDirectory for NodePods {
         let pods = self.directory.all().into_iter();
         pods.filter(|(_, entry)| entry.node == self.node).map(|(name, entry)| found(name, entry)).collect()
     }
+
+    async fn objects(&self) -> Result<String, String> {
+        // From the API server's cache, as a kubelet's own first list.
+        let path = format!("/api/v1/pods?resourceVersion=0&fieldSelector=spec.nodeName%3D{}", self.node);
+        let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+        match timeout(TIMEOUT, self.client.request_text(request)).await {
+            Ok(answer) => answer.map_err(|error| crate::kube::why(&error)),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
+    }
 }
 
 fn found(name: ObjectName, entry: DirectoryEntry) -> FoundPod {
@@ -30,6 +50,5 @@ fn found(name: ObjectName, entry: DirectoryEntry) -> FoundPod {
         released: entry.released,
         instance: entry.instance,
         containers: entry.containers,
-        object: entry.object,
     }
 }

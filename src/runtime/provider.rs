@@ -401,7 +401,11 @@ impl KubeletApis {
             config,
             Arc::new(certificate),
             Arc::new(ApiReviews::new(self.clients[&node.name].clone(), node.name.clone())),
-            Arc::new(NodePods { directory: self.directory.clone(), node: node.name.clone() }),
+            Arc::new(NodePods {
+                directory: self.directory.clone(),
+                node: node.name.clone(),
+                client: self.clients[&node.name].clone(),
+            }),
             Arc::clone(&self.link),
             move || metrics.text(),
         )

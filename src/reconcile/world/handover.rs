@@ -18,7 +18,9 @@ use crate::decide::handover::{
 };
 use crate::decide::purchase;
 use crate::decide::status::{HandoverNote, Reason, Recorded};
-use crate::model::{ContainerKind, Deletion, DesiredPod, Generation, InstanceId, Notice, PodIntent, PodReport, PodUid};
+use crate::model::{
+    ContainerKind, Deletion, DesiredDigest, Generation, InstanceId, Notice, PodIntent, PodReport, PodUid,
+};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -66,12 +68,12 @@ pub(super) struct Leg {
     pub instance: InstanceId,
     pub report: Option<Box<PodReport>>,
     pub generation: Generation,
-    pub desired: Option<Arc<DesiredPod>>,
+    pub sent: Option<DesiredDigest>,
 }
 
 impl Leg {
     fn new(instance: InstanceId) -> Self {
-        Self { instance, report: None, generation: Generation(0), desired: None }
+        Self { instance, report: None, generation: Generation(0), sent: None }
     }
 }
 
@@ -280,7 +282,7 @@ impl World {
         let instance = self.instances.get(&leg.instance);
         let told = |i: &InstanceEntry| {
             // Before its agent was heard, a predecessor may have told it.
-            leg.desired.is_some() || !i.ever_connected || i.holds.as_ref().is_some_and(|(held, _)| held == uid)
+            leg.sent.is_some() || !i.ever_connected || i.holds.as_ref().is_some_and(|(held, _)| held == uid)
         };
         let ends_at = instance.and_then(|i| {
             let interruptions = i.notices().filter_map(|notice| match notice {

@@ -50,7 +50,7 @@ impl World {
         pod.instance = Some(id.clone());
         pod.wants_instance = None;
         pod.waiting = None;
-        pod.desired = None;
+        pod.sent = None;
         match self.instances.get_mut(id) {
             Some(instance) => {
                 if let Some((held, generation)) = &instance.holds
@@ -78,7 +78,7 @@ impl World {
             }
         }
         pod.report = None;
-        pod.desired = None;
+        pod.sent = None;
         self.placement_dirty = true;
     }
 

@@ -2,7 +2,9 @@
 
 use super::{DELETE_AGAIN, World, WorldConfig, facts::Effect};
 use crate::decide::desired::{NodeFacts, Refs, resolve};
-use crate::model::{DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord, PodUid, Resources, Stop};
+use crate::model::{
+    DesiredDigest, DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord, PodUid, Resources, Stop,
+};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -11,10 +13,10 @@ impl World {
     pub(super) fn send_desired(&mut self, uid: &PodUid, stop: Option<Stop>) {
         let Some(entry) = self.pods.get(uid) else { return };
         let Some(id) = entry.instance.clone() else { return };
-        let Some(desired) = self.desired(uid, &id, entry.generation, entry.desired.as_deref(), stop) else { return };
+        let Some(desired) = self.desired(uid, &id, entry.generation, entry.sent, stop) else { return };
         if let Some(entry) = self.pods.get_mut(uid) {
             entry.generation = desired.generation;
-            entry.desired = Some(Arc::clone(&desired));
+            entry.sent = Some(desired.digest());
         }
         self.send(&id, desired);
     }
@@ -23,10 +25,10 @@ impl World {
     pub(super) fn send_other(&mut self, uid: &PodUid, stop: Option<Stop>) {
         let Some(leg) = self.pods.get(uid).and_then(|entry| entry.handover.as_ref()?.leg()) else { return };
         let id = leg.instance.clone();
-        let Some(desired) = self.desired(uid, &id, leg.generation, leg.desired.as_deref(), stop) else { return };
+        let Some(desired) = self.desired(uid, &id, leg.generation, leg.sent, stop) else { return };
         if let Some(leg) = self.pods.get_mut(uid).and_then(|entry| entry.leg_of(&id)) {
             leg.generation = desired.generation;
-            leg.desired = Some(Arc::clone(&desired));
+            leg.sent = Some(desired.digest());
         }
         self.send(&id, desired);
     }
@@ -37,7 +39,7 @@ impl World {
         uid: &PodUid,
         id: &InstanceId,
         generation: Generation,
-        sent: Option<&DesiredPod>,
+        sent: Option<DesiredDigest>,
         stop: Option<Stop>,
     ) -> Option<Arc<DesiredPod>> {
         let entry = self.pods.get(uid)?;
@@ -59,7 +61,7 @@ impl World {
             host_dns: DnsConfig::default(),
         };
         let next = resolve(&entry.seen.intent, spec, refs, &facts, generation, stop);
-        let news = sent.is_none_or(|sent| *sent != next);
+        let news = sent.is_none_or(|sent| sent != next.digest());
         news.then(|| Arc::new(DesiredPod { generation: Generation(generation.0 + 1), ..next }))
     }
 

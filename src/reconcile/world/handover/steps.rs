@@ -122,7 +122,7 @@ impl World {
         let old = entry.instance.replace(leg.instance);
         let report = std::mem::replace(&mut entry.report, leg.report);
         let generation = std::mem::replace(&mut entry.generation, leg.generation);
-        let desired = std::mem::replace(&mut entry.desired, leg.desired);
+        let sent = std::mem::replace(&mut entry.sent, leg.sent);
         if let Some(asked) = handover.asked.take() {
             entry.moved = Some(asked);
         }
@@ -134,7 +134,7 @@ impl World {
         entry.told.remove("HandoverCompleted");
         let old_name = old.as_ref().map(ToString::to_string).unwrap_or_default();
         if let Some(instance) = old {
-            let leg = Leg { instance, report, generation, desired };
+            let leg = Leg { instance, report, generation, sent };
             handover.at = At::Draining { leg, role: Role::Old, shown_at: None, stop: None };
             entry.handover = Some(handover);
         }

@@ -209,7 +209,6 @@ impl Sim {
             status: object.status.clone().map(Arc::new),
             gates: BTreeMap::new(),
             unhonoured: Vec::new(),
-            object: Arc::from("{}"),
         };
         self.fact(Fact::Seen(Box::new(seen)));
     }

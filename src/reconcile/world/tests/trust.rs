@@ -26,7 +26,6 @@ fn seen(intent: PodIntent, status: PodStatus) -> Fact {
         status: Some(Arc::new(status)),
         gates: BTreeMap::new(),
         unhonoured: Vec::new(),
-        object: "{}".into(),
     }))
 }
 
