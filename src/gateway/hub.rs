@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// Tunnel requests that wait for a slow session. Each waits 10 s at most.
 const COMMANDS: usize = 16;
 
+/// Boxed: a queue has its first 32 places from the start, and most are never used.
+pub(super) type Commands = mpsc::Sender<Box<OpenTunnel>>;
 /// Encoded: it is sent to each session of the instance as it is.
 type Desired = watch::Sender<Option<Bytes>>;
 
@@ -34,7 +36,7 @@ struct Live {
     cancel: CancellationToken,
     /// Cancelled when the session's task is done: nothing more comes from it.
     ended: CancellationToken,
-    commands: mpsc::Sender<OpenTunnel>,
+    commands: Commands,
 }
 
 struct Slot {
@@ -62,7 +64,7 @@ pub(super) struct Joined {
     pub cancel: CancellationToken,
     pub ended: CancellationToken,
     pub desired: watch::Receiver<Option<Bytes>>,
-    pub commands: mpsc::Receiver<OpenTunnel>,
+    pub commands: mpsc::Receiver<Box<OpenTunnel>>,
     /// The session that this one replaces has been cancelled; wait for this before speaking.
     pub predecessor: Option<CancellationToken>,
 }
@@ -122,7 +124,7 @@ impl Hub {
     }
 
     /// Where to ask the instance's agent for a tunnel; None when it isn't connected.
-    pub fn commands(&self, instance: &InstanceId) -> Option<mpsc::Sender<OpenTunnel>> {
+    pub fn commands(&self, instance: &InstanceId) -> Option<Commands> {
         lock(&self.state).slots.get(instance)?.live.as_ref().map(|live| live.commands.clone())
     }
 

@@ -218,7 +218,7 @@ impl AgentLink for Gateway {
         let request = serde_json::to_vec(&request).map_err(|error| broken(&error.to_string()))?;
         let open = OpenTunnel { id: pending.id.clone(), request: request.into() };
         let timed_out = |_| TunnelError::TimedOut(instance.clone());
-        timeout_at(deadline, commands.send(open))
+        timeout_at(deadline, commands.send(Box::new(open)))
             .await
             .map_err(timed_out)?
             .map_err(|_| TunnelError::NotConnected(instance.clone()))?;

@@ -12,6 +12,7 @@ use crate::{
     },
 };
 use async_trait::async_trait;
+use futures::{StreamExt, stream::Map};
 use std::{
     net::IpAddr,
     sync::Arc,
@@ -101,7 +102,7 @@ fn claim(peer: IpAddr, request: RegisterRequest) -> Result<(Claim, AgentRequest)
 
 #[async_trait]
 impl AgentGateway for Agents {
-    type SessionStream = ReceiverStream<Result<ProviderMessage, Status>>;
+    type SessionStream = Map<ReceiverStream<session::Said>, fn(session::Said) -> Result<ProviderMessage, Status>>;
     type TunnelStream = ReceiverStream<Result<TunnelFrame, Status>>;
 
     async fn session(
@@ -111,7 +112,7 @@ impl AgentGateway for Agents {
         let instance = caller(&request)?;
         let (outbound, stream) = mpsc::channel(SESSION_QUEUE);
         self.0.tasks.spawn(session::run(Arc::clone(&self.0), instance, request.into_inner(), outbound));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(ReceiverStream::new(stream).map(|said| *said)))
     }
 
     async fn tunnel(&self, request: Request<Streaming<TunnelFrame>>) -> Result<Response<Self::TunnelStream>, Status> {

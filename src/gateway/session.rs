@@ -22,7 +22,9 @@ use tonic::{Status, Streaming};
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Outbound = mpsc::Sender<Result<ProviderMessage, Status>>;
+/// Boxed: a queue has its first 32 places from the start, and most are never used.
+pub(super) type Said = Box<Result<ProviderMessage, Status>>;
+type Outbound = mpsc::Sender<Said>;
 
 /// Why a session ended; told to the agent where it can still hear it.
 enum End {
@@ -66,7 +68,7 @@ pub(super) async fn run(
         End::Shutdown => Status::unavailable("the provider is shutting down"),
         End::Refused(why) => Status::invalid_argument(why),
     };
-    let _ = outbound.try_send(Err(status));
+    let _ = outbound.try_send(Box::new(Err(status)));
 }
 
 async fn hello(inbound: &mut Streaming<AgentMessage>) -> Result<Hello, End> {
@@ -166,11 +168,11 @@ async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound) -> End 
                 sent = version;
                 updates.into_iter().map(Kind::Services).collect()
             }
-            Some(open) = joined.commands.recv() => vec![Kind::OpenTunnel(open)],
+            Some(open) = joined.commands.recv() => vec![Kind::OpenTunnel(*open)],
             () = outbound.closed() => return End::Left,
         };
         for kind in messages {
-            if outbound.send(Ok(ProviderMessage { kind: Some(kind) })).await.is_err() {
+            if outbound.send(Box::new(Ok(ProviderMessage { kind: Some(kind) }))).await.is_err() {
                 return End::Left;
             }
         }

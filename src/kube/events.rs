@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     sync::{
@@ -77,10 +78,32 @@ pub async fn node_event(client: &Client, node: &NodeName, warning: bool, reason:
     }
 }
 
+/// What is remembered of an event: thousands of them, so not their texts.
 struct Written {
-    name: String,
+    /// Its name's second half.
+    number: i128,
     count: u32,
     last: Timestamp,
+}
+
+/// Stands for an event: equal for equal ones. A cryptographic one, since a workload has a say in an event's text.
+fn digest(event: &PodEvent) -> [u8; 16] {
+    let PodEvent { node, pod, uid, warning, reason, message, field_path } = event;
+    let mut hasher = Sha256::new();
+    let parts = [node.as_str(), &pod.namespace, &pod.name, uid.as_str(), reason, message];
+    for part in parts.into_iter().chain(field_path.as_deref()) {
+        hasher.update(part.len().to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.update([u8::from(*warning), u8::from(field_path.is_some())]);
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize()[..16]);
+    digest
+}
+
+/// client-go's names: the object's name and the time in hexadecimal nanoseconds.
+fn name(event: &PodEvent, number: i128) -> String {
+    format!("{}.{number:x}", event.pod.name)
 }
 
 async fn write(
@@ -88,7 +111,7 @@ async fn write(
     mut queue: mpsc::Receiver<(PodEvent, Timestamp)>,
     cancel: CancellationToken,
 ) {
-    let mut written: HashMap<PodEvent, Written> = HashMap::new();
+    let mut written: HashMap<[u8; 16], Written> = HashMap::new();
     let mut named = 0;
     loop {
         let (event, at) = tokio::select! {
@@ -106,27 +129,27 @@ async fn write(
             }
         }
         let events: Api<Event> = Api::namespaced(client.clone(), &event.pod.namespace);
-        let known = written.get_mut(&event).filter(|w| at.duration_since(w.last) < AGGREGATE);
+        let key = digest(&event);
+        let known = written.get_mut(&key).filter(|w| at.duration_since(w.last) < AGGREGATE);
         let result = match known {
             Some(known) => {
                 known.count += 1;
                 known.last = at;
                 let patch = json!({ "count": known.count, "lastTimestamp": seconds(at) });
-                events.patch(&known.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+                events.patch(&name(&event, known.number), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             }
             None => {
-                // client-go's names: the object's name and the time in hexadecimal nanoseconds. What is decided
-                // together is of the same time: each gets another name.
+                // What is decided together is of the same time: each gets another name.
                 named = at.as_nanosecond().max(named + 1);
-                let name = format!("{}.{named:x}", event.pod.name);
-                let result = events.create(&PostParams::default(), &object(&event, &name, at)).await.map(drop);
-                written.insert(event.clone(), Written { name, count: 1, last: at });
+                let object = object(&event, &name(&event, named), at);
+                let result = events.create(&PostParams::default(), &object).await.map(drop);
+                written.insert(key, Written { number: named, count: 1, last: at });
                 result
             }
         };
         if let Err(error) = result {
             // A namespace that is going takes no events: nothing to see there.
-            written.remove(&event);
+            written.remove(&key);
             tracing::debug!(pod = %event.pod, reason = event.reason, error = super::why(&error), "an event was not written");
         }
     }

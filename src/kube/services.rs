@@ -29,23 +29,23 @@ const SETTLE: Duration = Duration::from_millis(50);
 #[derive(Clone, Default)]
 pub struct ServiceStore {
     /// None until the first full list.
-    links: Arc<Mutex<Option<BTreeMap<ObjectName, ServiceLink>>>>,
+    links: Arc<Mutex<Option<BTreeMap<ObjectName, Arc<ServiceLink>>>>>,
 }
 
 impl ServiceStore {
-    pub fn link(&self, name: &ObjectName) -> Option<ServiceLink> {
+    pub fn link(&self, name: &ObjectName) -> Option<Arc<ServiceLink>> {
         self.lock().as_ref()?.get(name).cloned()
     }
 
     /// In the order of their names; None until the first full list.
-    pub fn links(&self, namespace: &str) -> Option<Vec<ServiceLink>> {
+    pub fn links(&self, namespace: &str) -> Option<Vec<Arc<ServiceLink>>> {
         let links = self.lock();
         let first = ObjectName::new(namespace, "");
         let all = links.as_ref()?.range(first..).take_while(|(name, _)| name.namespace == namespace);
         Some(all.map(|(_, link)| link.clone()).collect())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<ObjectName, ServiceLink>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<ObjectName, Arc<ServiceLink>>>> {
         self.links.lock().expect("no panic while the lock is held")
     }
 }
@@ -184,7 +184,7 @@ fn service(object: &api::Service) -> Option<Service> {
     })
 }
 
-fn service_link(service: &Service) -> Option<(ObjectName, ServiceLink)> {
+fn service_link(service: &Service) -> Option<(ObjectName, Arc<ServiceLink>)> {
     let link = ServiceLink {
         name: service.name.name.clone(),
         cluster_ip: *service.cluster_ips.first()?,
@@ -194,7 +194,7 @@ fn service_link(service: &Service) -> Option<(ObjectName, ServiceLink)> {
             .map(|p| ServiceLinkPort { name: p.name.clone(), port: p.port, protocol: p.protocol })
             .collect(),
     };
-    Some((service.name.clone(), link))
+    Some((service.name.clone(), Arc::new(link)))
 }
 
 fn slice(object: &discovery::EndpointSlice) -> Option<Slice> {

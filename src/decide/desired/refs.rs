@@ -75,9 +75,9 @@ pub struct Refs {
     pub secrets: BTreeMap<String, Fetched<Secret>>,
     pub tokens: BTreeMap<TokenKey, Fetched<String>>,
     /// `default/kubernetes`: in every Pod's environment.
-    pub kubernetes: Option<ServiceLink>,
+    pub kubernetes: Option<Arc<ServiceLink>>,
     /// The Services of the Pod's namespace; None until they have been listed once.
-    pub services: Option<Vec<ServiceLink>>,
+    pub services: Option<Vec<Arc<ServiceLink>>>,
 }
 
 impl Refs {

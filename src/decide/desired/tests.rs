@@ -141,17 +141,17 @@ fn field(path: &str) -> EnvValue {
     EnvValue::Field(FieldPath(path.into()))
 }
 
-fn service(name: &str, last: u8, ports: &[(&str, u16, Protocol)]) -> ServiceLink {
+fn service(name: &str, last: u8, ports: &[(&str, u16, Protocol)]) -> Arc<ServiceLink> {
     let port = |(name, port, protocol): &(&str, u16, Protocol)| ServiceLinkPort {
         name: (*name).to_owned(),
         port: *port,
         protocol: *protocol,
     };
-    ServiceLink {
+    Arc::new(ServiceLink {
         name: name.into(),
         cluster_ip: IpAddr::from([10, 96, 0, last]),
         ports: ports.iter().map(port).collect(),
-    }
+    })
 }
 
 #[test]
