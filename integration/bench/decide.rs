@@ -8,7 +8,7 @@ use pilotlight::config::policy::policy_of;
 use pilotlight::decide::purchase::policy::Architecture;
 use pilotlight::decide::purchase::{Burst, Catalog, Demand, Ledger, Market, Outcome, Planner, TypeSpec};
 use pilotlight::model::HourlyPrice;
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 const PODS: u64 = 10_000;
 const TYPES: u64 = 60;
@@ -106,7 +106,9 @@ fn demand(number: u64) -> Demand {
     Demand {
         uid: format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         namespace: format!("n{}", number % 20),
-        labels: [("tier".to_owned(), tier.to_owned()), ("app".to_owned(), format!("app-{}", number % 400))].into(),
+        labels: Arc::new(
+            [("tier".to_owned(), tier.to_owned()), ("app".to_owned(), format!("app-{}", number % 400))].into(),
+        ),
         owner: Some(("ReplicaSet".to_owned(), format!("app-{}", number % 400))),
         cpu_millis: Some(100 + number * 37 % 7900),
         memory_bytes: Some((128 + number * 91 % 16_000) << 20),
