@@ -15,8 +15,9 @@ pub use generated::*;
 
 /// More than most reports' heads; a whole one is some KiB, and comes seldom.
 const BUFFER: usize = 256;
-/// tonic's own: as much is sent at once, if it is there.
-const AT_ONCE: usize = 32 * 1024;
+/// Messages that wait are encoded together up to this (tonic's own is 32 KiB), in a buffer that stays: as long as the
+/// longest piece of a message ([`crate::gateway`]). HTTP/2 puts together below what is sent together.
+const AT_ONCE: usize = 2 * 1024;
 
 /// [`ProstCodec`] with small buffers.
 pub struct LeanCodec<T, U>(PhantomData<(T, U)>);

@@ -32,6 +32,7 @@ use crate::{
     },
     retry::Backoff,
 };
+use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -152,6 +153,7 @@ impl Link {
             pod_uid,
             generation,
             services_version: self.services.version(),
+            takes_pieces: true,
         }
     }
 
@@ -161,20 +163,29 @@ impl Link {
         mut inbound: tonic::Streaming<crate::proto::ProviderMessage>,
         client: &Client,
     ) -> Result<End, SessionError> {
+        // The beginning of what comes in pieces.
+        let mut begun: Vec<u8> = Vec::new();
         loop {
             let message = inbound.message().await.map_err(|status| SessionError::Broken(Box::new(status)))?;
+            let mut whole = |last: Bytes| match std::mem::take(&mut begun) {
+                begun if begun.is_empty() => last,
+                begun => [begun.as_slice(), &last].concat().into(),
+            };
             match message.ok_or(SessionError::Ended)?.kind {
-                Some(provider_message::Kind::Desired(bytes)) => match serde_json::from_slice::<DesiredPod>(&bytes) {
-                    Ok(desired) => {
-                        self.pod.send_replace(Some(desired.name.clone()));
-                        self.orders.send_replace(Some(Arc::new(desired)));
+                Some(provider_message::Kind::Piece(bytes)) => begun.extend_from_slice(&bytes),
+                Some(provider_message::Kind::Desired(bytes)) => {
+                    match serde_json::from_slice::<DesiredPod>(&whole(bytes)) {
+                        Ok(desired) => {
+                            self.pod.send_replace(Some(desired.name.clone()));
+                            self.orders.send_replace(Some(Arc::new(desired)));
+                        }
+                        Err(error) => {
+                            tracing::error!(error = %without_content(&error), "a desired state is not understood")
+                        }
                     }
-                    Err(error) => {
-                        tracing::error!(error = %without_content(&error), "a desired state is not understood")
-                    }
-                },
+                }
                 Some(provider_message::Kind::Services(bytes)) => {
-                    match serde_json::from_slice::<ServicesUpdate>(&bytes) {
+                    match serde_json::from_slice::<ServicesUpdate>(&whole(bytes)) {
                         Ok(update) => self.services.apply(update).await,
                         Err(error) => {
                             tracing::error!(%error, "a services update is not understood");

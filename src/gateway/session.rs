@@ -12,15 +12,19 @@
 
 use super::{Shared, hub::Joined};
 use crate::{
-    model::{Generation, InstanceId, PodUid},
+    model::{Generation, InstanceId, PodReport, PodUid},
     ports::AgentUpdate,
     proto::{AgentMessage, Hello, ProviderMessage, agent_message, provider_message::Kind},
 };
+use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A longer desired state or services update goes in pieces: the buffer that a message is encoded in stays with the
+/// session, and there are many sessions.
+const PIECE: usize = 2 * 1024;
 
 /// Boxed: a queue has its first 32 places from the start, and most are never used.
 pub(super) type Said = Box<Result<ProviderMessage, Status>>;
@@ -89,6 +93,7 @@ async fn serve(
     outbound: &Outbound,
 ) -> End {
     let cancel = joined.cancel.clone();
+    let pieces = if hello.takes_pieces { PIECE } else { usize::MAX };
     let predecessor = joined.predecessor.take();
     let holds = (!hello.pod_uid.is_empty()).then(|| (PodUid::new(hello.pod_uid), Generation(hello.generation)));
     let work = async {
@@ -104,7 +109,7 @@ async fn serve(
         }
         tokio::select! {
             end = read(shared, instance, inbound) => end,
-            end = write(shared, joined, outbound) => end,
+            end = write(shared, joined, outbound, pieces) => end,
         }
     };
     tokio::select! {
@@ -119,8 +124,11 @@ async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<Age
     while let Ok(Some(message)) = inbound.message().await {
         let instance = instance.clone();
         let update = match message.kind {
-            Some(agent_message::Kind::Report(bytes)) => serde_json::from_slice(&bytes)
-                .map(|report| AgentUpdate::Report { instance: instance.clone(), report: Box::new(report) }),
+            Some(agent_message::Kind::Report(bytes)) => serde_json::from_slice(&bytes).map(|mut report: PodReport| {
+                // It is kept, and room for more containers than it has is half of it.
+                report.containers.shrink_to_fit();
+                AgentUpdate::Report { instance: instance.clone(), report: Box::new(report) }
+            }),
             Some(agent_message::Kind::Event(bytes)) => serde_json::from_slice(&bytes)
                 .map(|event| AgentUpdate::Event { instance: instance.clone(), event: Box::new(event) }),
             Some(agent_message::Kind::Notices(bytes)) => serde_json::from_slice(&bytes)
@@ -141,8 +149,18 @@ async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<Age
     End::Left
 }
 
+/// A message of at most so many bytes, after the pieces that come before it.
+fn in_pieces(mut bytes: Bytes, most: usize, last: impl Fn(Bytes) -> Kind) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    while bytes.len() > most {
+        kinds.push(Kind::Piece(bytes.split_to(most)));
+    }
+    kinds.push(last(bytes));
+    kinds
+}
+
 /// Sends the newest desired state, the services since what was sent last, and tunnel requests.
-async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound) -> End {
+async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound, most: usize) -> End {
     let mut services = shared.hub.watch_services();
     joined.desired.mark_changed();
     services.mark_changed();
@@ -157,7 +175,7 @@ async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound) -> End 
                     return End::Replaced;
                 }
                 let desired = joined.desired.borrow_and_update().clone();
-                desired.map(Kind::Desired).into_iter().collect()
+                desired.into_iter().flat_map(|bytes| in_pieces(bytes, most, Kind::Desired)).collect()
             }
             changed = services.changed() => {
                 if changed.is_err() {
@@ -166,7 +184,7 @@ async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound) -> End 
                 services.borrow_and_update();
                 let (version, updates) = shared.hub.services_since(sent);
                 sent = version;
-                updates.into_iter().map(Kind::Services).collect()
+                updates.into_iter().flat_map(|bytes| in_pieces(bytes, most, Kind::Services)).collect()
             }
             Some(open) = joined.commands.recv() => vec![Kind::OpenTunnel(*open)],
             () = outbound.closed() => return End::Left,

@@ -397,6 +397,36 @@ async fn desired_states_reports_and_events_flow_and_the_newest_state_wins() {
     agent.runs(2).await;
 }
 
+/// An agent of before there were pieces outlives its provider's upgrade.
+#[tokio::test]
+async fn a_long_desired_state_comes_in_pieces_to_those_that_take_them_and_whole_to_others() {
+    let mut provider = Provider::start();
+    let instance = InstanceId::new("i-1");
+    let long = |generation| {
+        let mut pod = DesiredPod::clone(&desired(generation));
+        pod.hostname = "x".repeat(10_000);
+        Arc::new(pod)
+    };
+    provider.gateway.set_desired(&instance, long(1));
+    let agent = Agent::start(provider.config("i-1")).await;
+    provider.connected().await;
+    agent.runs(1).await;
+    // Nothing of one is left before the next.
+    provider.gateway.set_desired(&instance, long(2));
+    agent.runs(2).await;
+    assert_eq!(*agent.host.desired.borrow(), Some(long(2)));
+    agent.cancel.cancel();
+    agent.task.await.unwrap().unwrap();
+
+    let own = certificate(&provider.ca, "i-1");
+    let mut old = AgentGatewayClient::new(provider.channel(Some(&own)).await.unwrap());
+    let (_keep, stream) = hello();
+    let mut session = old.session(stream).await.unwrap().into_inner();
+    let first = session.message().await.unwrap().unwrap();
+    let Some(crate::proto::provider_message::Kind::Desired(bytes)) = first.kind else { panic!("{first:?}") };
+    assert_eq!(serde_json::from_slice::<DesiredPod>(&bytes).unwrap(), *long(2));
+}
+
 #[tokio::test]
 async fn after_a_provider_restart_the_agent_is_back_at_once_with_what_it_holds() {
     let mut provider = Provider::start();

@@ -25,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 /// is shorter, since a Pod without its Service is a failed request.
 const SETTLE: Duration = Duration::from_millis(50);
 
+type Links = BTreeMap<ObjectName, Arc<ServiceLink>>;
+
 /// The Services of each namespace, for Pods' environments. Cheap to clone; all clones see the same.
 #[derive(Clone, Default)]
 pub struct ServiceStore {
     /// None until the first full list.
-    links: Arc<Mutex<Option<BTreeMap<ObjectName, Arc<ServiceLink>>>>>,
+    links: Arc<Mutex<Option<Links>>>,
 }
 
 impl ServiceStore {
@@ -45,7 +47,7 @@ impl ServiceStore {
         Some(all.map(|(_, link)| link.clone()).collect())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<ObjectName, Arc<ServiceLink>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Links>> {
         self.links.lock().expect("no panic while the lock is held")
     }
 }

@@ -25,8 +25,9 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// More would not be served faster by an API server with its default limits on requests in flight.
-const IN_FLIGHT: usize = 32;
+/// Each has a connection of its own, with buffers of tens of KiB that stay for the next; an API server that answers in
+/// 10 ms serves 1,600 a second like that.
+const IN_FLIGHT: usize = 16;
 
 #[derive(Clone)]
 pub struct StatusWriter {
