@@ -15,9 +15,9 @@ pub use generated::*;
 
 /// More than most reports' heads; a whole one is some KiB, and comes seldom.
 const BUFFER: usize = 256;
-/// Messages that wait are encoded together up to this (tonic's own is 32 KiB), in a buffer that stays: as long as the
-/// longest piece of a message ([`crate::gateway`]). HTTP/2 puts together below what is sent together.
-const AT_ONCE: usize = 2 * 1024;
+/// A longer desired state or services update goes in pieces of this: the buffer that a message is encoded in stays with
+/// its session. Nor is more of what waits encoded together (tonic's own limit is 32 KiB); HTTP/2 sends it together still.
+pub const PIECE: usize = 2 * 1024;
 
 /// [`ProstCodec`] with small buffers.
 pub struct LeanCodec<T, U>(PhantomData<(T, U)>);
@@ -39,10 +39,10 @@ where
     type Decoder = ProstDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, AT_ONCE))
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, PIECE))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, AT_ONCE))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, PIECE))
     }
 }

@@ -167,12 +167,18 @@ impl Link {
         let mut begun: Vec<u8> = Vec::new();
         loop {
             let message = inbound.message().await.map_err(|status| SessionError::Broken(Box::new(status)))?;
-            let mut whole = |last: Bytes| match std::mem::take(&mut begun) {
-                begun if begun.is_empty() => last,
-                begun => [begun.as_slice(), &last].concat().into(),
+            let mut whole = |last: Bytes| {
+                begun.extend_from_slice(&last);
+                std::mem::take(&mut begun)
             };
             match message.ok_or(SessionError::Ended)?.kind {
-                Some(provider_message::Kind::Piece(bytes)) => begun.extend_from_slice(&bytes),
+                Some(provider_message::Kind::Piece(bytes)) => {
+                    begun.extend_from_slice(&bytes);
+                    if begun.len() > MAX_MESSAGE_BYTES {
+                        let endless = Status::out_of_range(format!("pieces of more than {MAX_MESSAGE_BYTES} bytes"));
+                        return Err(SessionError::Broken(Box::new(endless)));
+                    }
+                }
                 Some(provider_message::Kind::Desired(bytes)) => {
                     match serde_json::from_slice::<DesiredPod>(&whole(bytes)) {
                         Ok(desired) => {

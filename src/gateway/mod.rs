@@ -191,11 +191,8 @@ fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 #[async_trait]
 impl AgentLink for Gateway {
     fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>) {
-        match serde_json::to_vec(&*desired) {
-            // As long as it is, not as its buffer grew.
-            Ok(bytes) => self.shared.hub.set_desired(instance, bytes.into_boxed_slice().into()),
-            Err(error) => tracing::error!(%instance, %error, "a desired state can't be encoded"),
-        }
+        // As long as it is, not as its buffer grew.
+        self.shared.hub.set_desired(instance, desired.to_json().into_boxed_slice().into());
     }
 
     fn publish_services(&self, update: Arc<ServicesUpdate>, whole: Arc<ServicesUpdate>) {

@@ -14,7 +14,7 @@ use super::{Shared, hub::Joined};
 use crate::{
     model::{Generation, InstanceId, PodReport, PodUid},
     ports::AgentUpdate,
-    proto::{AgentMessage, Hello, ProviderMessage, agent_message, provider_message::Kind},
+    proto::{AgentMessage, Hello, PIECE, ProviderMessage, agent_message, provider_message::Kind},
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
@@ -22,9 +22,6 @@ use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// A longer desired state or services update goes in pieces: the buffer that a message is encoded in stays with the
-/// session, and there are many sessions.
-const PIECE: usize = 2 * 1024;
 
 /// Boxed: a queue has its first 32 places from the start, and most are never used.
 pub(super) type Said = Box<Result<ProviderMessage, Status>>;

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::Event;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -86,21 +86,6 @@ struct Written {
     last: Timestamp,
 }
 
-/// Stands for an event: equal for equal ones. A cryptographic one, since a workload has a say in an event's text.
-fn digest(event: &PodEvent) -> [u8; 16] {
-    let PodEvent { node, pod, uid, warning, reason, message, field_path } = event;
-    let mut hasher = Sha256::new();
-    let parts = [node.as_str(), &pod.namespace, &pod.name, uid.as_str(), reason, message];
-    for part in parts.into_iter().chain(field_path.as_deref()) {
-        hasher.update(part.len().to_be_bytes());
-        hasher.update(part);
-    }
-    hasher.update([u8::from(*warning), u8::from(field_path.is_some())]);
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize()[..16]);
-    digest
-}
-
 /// client-go's names: the object's name and the time in hexadecimal nanoseconds.
 fn name(event: &PodEvent, number: i128) -> String {
     format!("{}.{number:x}", event.pod.name)
@@ -111,7 +96,9 @@ async fn write(
     mut queue: mpsc::Receiver<(PodEvent, Timestamp)>,
     cancel: CancellationToken,
 ) {
-    let mut written: HashMap<[u8; 16], Written> = HashMap::new();
+    // By a keyed hash: a workload has a say in an event's text, and can't make two of them meet.
+    let hashes = RandomState::new();
+    let mut written: HashMap<u64, Written> = HashMap::new();
     let mut named = 0;
     loop {
         let (event, at) = tokio::select! {
@@ -129,7 +116,7 @@ async fn write(
             }
         }
         let events: Api<Event> = Api::namespaced(client.clone(), &event.pod.namespace);
-        let key = digest(&event);
+        let key = hashes.hash_one(&event);
         let known = written.get_mut(&key).filter(|w| at.duration_since(w.last) < AGGREGATE);
         let result = match known {
             Some(known) => {

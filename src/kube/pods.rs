@@ -2,7 +2,7 @@
 //!
 //! One watch a node, with `spec.nodeName=<node>`: all that the Node authorizer allows. Pods become
 //! [`PodSeen`]; a Pod that vanished while the watch was broken is reported gone after the next full
-//! list, never before.
+//! list, never before. The whole objects are not kept: [`list`] asks for them.
 
 use super::intent::{pod_intent, unhonoured};
 use super::render::{gates, observed_status};
@@ -10,17 +10,23 @@ use crate::model::{NodeName, PodUid};
 use crate::ports::{PodSeen, PodUpdate};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Request};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// A caller waits; the API server answers from memory.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until cancelled, or until nobody listens.
 pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpdate>, cancel: CancellationToken) {
     let pods: Api<Pod> = Api::all(client);
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let config = watcher::Config::default().fields(&of_node(&node));
     let mut stream = watcher(pods, config).default_backoff().boxed();
     let mut known: BTreeSet<PodUid> = BTreeSet::new();
     let mut listed: BTreeSet<PodUid> = BTreeSet::new();
@@ -66,6 +72,21 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
             }
         }
     }
+}
+
+/// The node's Pods as the API server has them: a v1 PodList in JSON. From its cache, as what a kubelet says of them is
+/// what its watch has shown.
+pub async fn list(client: &Client, node: &NodeName) -> Result<String, String> {
+    let params = ListParams::default().fields(&of_node(node)).match_any();
+    let request = Request::new(Pod::url_path(&(), None)).list(&params).map_err(|error| super::why(&error))?;
+    match timeout(TIMEOUT, client.request_text(request)).await {
+        Ok(answer) => answer.map_err(|error| super::why(&error)),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+fn of_node(node: &NodeName) -> String {
+    format!("spec.nodeName={node}")
 }
 
 fn seen(pod: &Pod) -> Option<PodSeen> {

@@ -45,10 +45,13 @@ pub struct DesiredPod {
 pub struct DesiredDigest([u8; 32]);
 
 impl DesiredPod {
+    /// As it goes to its agent: the same bytes for equal ones.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("its maps are ordered and their keys are texts")
+    }
+
     pub fn digest(&self) -> DesiredDigest {
-        // Its types have no map without an order and no key that is no text: nothing of it can't be encoded.
-        let encoded = serde_json::to_vec(self).expect("a desired state is JSON");
-        DesiredDigest(Sha256::digest(encoded).into())
+        DesiredDigest(Sha256::digest(self.to_json()).into())
     }
 }
 

@@ -144,7 +144,7 @@ pub trait StatusSink: Send + Sync {
 }
 
 /// One thing that happened to a Pod, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodEvent {
     pub node: NodeName,
     pub pod: ObjectName,

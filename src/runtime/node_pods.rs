@@ -1,15 +1,11 @@
 //! The reconciler's directory as one node's kubelet API sees it.
 
+use crate::kube::pods;
 use crate::kubelet_api::{FoundPod, PodDirectory};
 use crate::model::{NodeName, ObjectName, PodUid};
 use crate::reconcile::{Directory, DirectoryEntry};
 use async_trait::async_trait;
 use kube::Client;
-use std::time::Duration;
-use tokio::time::timeout;
-
-/// A caller waits; the API server answers from memory.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct NodePods {
     pub directory: Directory,
@@ -32,13 +28,7 @@ impl PodDirectory for NodePods {
     }
 
     async fn objects(&self) -> Result<String, String> {
-        // From the API server's cache, as a kubelet's own first list.
-        let path = format!("/api/v1/pods?resourceVersion=0&fieldSelector=spec.nodeName%3D{}", self.node);
-        let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-        match timeout(TIMEOUT, self.client.request_text(request)).await {
-            Ok(answer) => answer.map_err(|error| crate::kube::why(&error)),
-            Err(_) => Err("no answer in time".to_owned()),
-        }
+        pods::list(&self.client, &self.node).await
     }
 }
 
