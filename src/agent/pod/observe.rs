@@ -1,7 +1,7 @@
 //! What the runtime knows of the Pod, read into the words of `decide::containers`.
 //!
 //! A list of sandboxes and a list of containers each time; the details of a container only when its
-//! state has changed, since what has exited stays as it is.
+//! state has changed, since what has exited stays as it is, but for its first moments (`may_be_out_of_memory`).
 
 use super::{
     cri::{CriClient, CriError},
@@ -11,9 +11,14 @@ use crate::{
     decide::containers::{Attempt, AttemptState, Sandbox},
     model::{PodUid, Termination},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_cri::v1 as cri;
 use std::{collections::HashMap, net::IpAddr, path::Path};
+
+/// As the shell says SIGKILL: 128 + 9.
+const KILLED: i32 = 137;
+/// How long an end may yet be told otherwise.
+const SETTLES: SignedDuration = SignedDuration::from_secs(2);
 
 /// Of one Pod, as of the last look.
 #[derive(Debug, Default)]
@@ -34,6 +39,7 @@ pub(super) struct ReadySandbox {
 impl Seen {
     /// The state of things now; details of what has not changed are taken from `self`.
     pub async fn refresh(self, client: &CriClient, pod: &PodUid, pod_logs: &Path) -> Result<Self, (Self, CriError)> {
+        let now = Timestamp::now();
         let wanted = [(labels::POD_UID, pod.as_str())];
         let lists = tokio::try_join!(client.sandboxes(&wanted), client.containers(&wanted));
         let (sandboxes, containers) = match lists {
@@ -48,7 +54,9 @@ impl Seen {
             self.attempts.iter().map(|attempt| (attempt.id.as_str(), attempt)).collect();
         let mut attempts = Vec::with_capacity(containers.len());
         for container in &containers {
-            let same = known.get(container.id.as_str()).filter(|attempt| is_state(&attempt.state, container.state()));
+            let same = known
+                .get(container.id.as_str())
+                .filter(|attempt| is_state(&attempt.state, container.state()) && !may_be_out_of_memory(attempt, now));
             if let Some(attempt) = same {
                 attempts.push((*attempt).clone());
                 continue;
@@ -61,6 +69,11 @@ impl Seen {
         }
         let sandboxes = sandboxes.iter().map(sandbox).collect();
         Ok(Self { sandboxes, attempts, ready })
+    }
+
+    /// What was read of an end may yet be told otherwise: look again soon.
+    pub fn is_unsettled(&self, now: Timestamp) -> bool {
+        self.attempts.iter().any(|attempt| may_be_out_of_memory(attempt, now))
     }
 
     async fn ready_of(&self, client: &CriClient, list: &[cri::PodSandbox]) -> Result<Option<ReadySandbox>, CriError> {
@@ -97,6 +110,13 @@ fn is_state(state: &AttemptState, now: cri::ContainerState) -> bool {
         AttemptState::Exited(_) => now == cri::ContainerState::ContainerExited,
         AttemptState::Unknown => now == cri::ContainerState::ContainerUnknown,
     }
+}
+
+/// containerd hears that memory ran out and that the process ended in two ways, and in either order; until the first
+/// has come too, an end for want of memory is an `Error` (TaskOOM in its internal/cri/server/events.go).
+fn may_be_out_of_memory(attempt: &Attempt, now: Timestamp) -> bool {
+    let AttemptState::Exited(end) = &attempt.state else { return false };
+    end.exit_code == KILLED && end.reason == "Error" && now.duration_since(end.finished_at) < SETTLES
 }
 
 fn attempt(container: &cri::Container, status: &cri::ContainerStatus, pod_logs: &Path) -> Attempt {
@@ -145,4 +165,31 @@ fn termination(container: &cri::Container, status: &cri::ContainerStatus, pod_lo
 /// CRI's nanoseconds; 0 means never.
 pub(super) fn timestamp(nanos: i64) -> Option<Timestamp> {
     (nanos > 0).then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(exit_code: i32, reason: &str) -> Attempt {
+        let container = cri::Container::default();
+        let status = cri::ContainerStatus {
+            state: cri::ContainerState::ContainerExited.into(),
+            exit_code,
+            reason: reason.to_owned(),
+            finished_at: 1_000_000_000,
+            ..Default::default()
+        };
+        attempt(&container, &status, Path::new("/none"))
+    }
+
+    #[test]
+    fn a_killed_container_s_end_is_read_again_for_a_while_as_memory_may_have_run_out() {
+        let after = |millis: i64| Timestamp::from_millisecond(1000 + millis).expect("a time");
+        assert!(may_be_out_of_memory(&ended(137, "Error"), after(0)));
+        assert!(may_be_out_of_memory(&ended(137, "Error"), after(1999)));
+        assert!(!may_be_out_of_memory(&ended(137, "Error"), after(2000)), "by now it has been told");
+        assert!(!may_be_out_of_memory(&ended(137, "OOMKilled"), after(0)), "it has been told");
+        assert!(!may_be_out_of_memory(&ended(1, "Error"), after(0)), "it ended by itself");
+    }
 }

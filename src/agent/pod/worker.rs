@@ -44,6 +44,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// A look for what all events missed; log sizes are checked then too (a kubelet's period for both).
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
+/// How soon to look again at what may be told otherwise.
+const UNSETTLED_LOOK: SignedDuration = SignedDuration::from_millis(200);
 /// Containerd starts in some dozens of milliseconds.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(3);
@@ -237,6 +239,10 @@ impl Worker {
         self.publish(&desired, &plan);
         self.save();
         let alarm = plan.wake_at.map_or(SignedDuration::from_secs(3600), |at| at.duration_since(now));
+        if self.seen.is_unsettled(now) {
+            self.dirty = true;
+            return alarm.clamp(SignedDuration::ZERO, UNSETTLED_LOOK).unsigned_abs();
+        }
         if alarm.is_negative() { Duration::ZERO } else { alarm.unsigned_abs() }
     }
 
