@@ -9,6 +9,11 @@ use pilotlight::decide::purchase::policy::Architecture;
 use pilotlight::decide::purchase::{Burst, Catalog, Demand, Ledger, Market, Outcome, Planner, TypeSpec};
 use pilotlight::model::HourlyPrice;
 use std::{path::Path, sync::Arc, time::Instant};
+use tikv_jemallocator::Jemalloc;
+
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const PODS: u64 = 10_000;
 const TYPES: u64 = 60;

@@ -91,7 +91,7 @@ pub fn node_client(provider: &Config, identity: &Identity) -> Result<Client, Ide
         client_key_data: Some(STANDARD.encode(&identity.key_pem).into()),
         ..AuthInfo::default()
     };
-    Client::try_from(config).map_err(|e| IdentityError::Kubeconfig(Box::new(e)))
+    super::client::client(config).map_err(|e| IdentityError::Kubeconfig(Box::new(e)))
 }
 
 /// The node's client identity, from `dir` or newly signed.

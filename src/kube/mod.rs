@@ -1,5 +1,6 @@
 //! The Kubernetes adapter: API objects in, our words out, and back.
 //!
+//! - [`client`]: the connection to the API server.
 //! - [`identity`]: certificates for a node. [`node`]: the Node object, its status and Lease.
 //! - [`lease`]: which replica leads. [`authority`]: what all replicas' agents trust. [`claims`]: whose each
 //!   instance is.
@@ -14,6 +15,7 @@
 
 pub mod authority;
 pub mod claims;
+pub mod client;
 pub mod client_ca;
 pub mod events;
 pub mod identity;

@@ -95,7 +95,7 @@ impl ServiceName {
 /// Runs until a signal asks for the end (Ok), or a part fails (Err).
 pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     crate::gateway::install_crypto_provider();
-    let client = kube::Client::try_from(crate::kube::identity::provider_config(args.kubeconfig.as_deref()).await?)
+    let client = crate::kube::client::client(crate::kube::identity::provider_config(args.kubeconfig.as_deref()).await?)
         .context("the API server's client")?;
     let metrics = Metrics::default();
     let (live, live_seen) = watch::channel(Arc::new(Live::default()));

@@ -14,14 +14,14 @@
 
 use crate::decide::handover::{MOVE, MOVED};
 use crate::decide::status::{HANDOVER, INSTANCE_READY};
-use crate::kube::{identity::provider_config, intent::pod_intent};
+use crate::kube::{client::client, identity::provider_config, intent::pod_intent};
 use crate::reconcile::refusal;
 use anyhow::{Context, bail, ensure};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Event, Pod, PodCondition};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 use std::{path::PathBuf, pin::pin, time::Duration};
 
@@ -53,7 +53,7 @@ pub async fn run(args: MoveArgs) -> anyhow::Result<()> {
     if let Some(class) = &args.to {
         ensure!(!class.is_empty() && !class.contains('/'), "--to {class:?}: expected the name of a class");
     }
-    let client = Client::try_from(config).context("cannot connect to the API server")?;
+    let client = client(config).context("cannot connect to the API server")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let pod = pods.get(&name).await.with_context(|| format!("pod {namespace}/{name}"))?;
     may_move(&pod).with_context(|| format!("pod {namespace}/{name} is not moved"))?;

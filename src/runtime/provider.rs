@@ -18,6 +18,7 @@ use crate::decide::placement::BatchWindow;
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate, Places};
 use crate::kube::{
     authority::{self, AuthorityPem},
+    client::client,
     client_ca::client_ca,
     events::EventRecorder,
     identity::{self, Identity},
@@ -81,7 +82,7 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
         });
     }
     let kube_config = identity::provider_config(config.kubeconfig.as_deref()).await?;
-    let provider = Client::try_from(kube_config.clone()).context("the API server's client")?;
+    let provider = client(kube_config.clone()).context("the API server's client")?;
     let mut begun = Begun { tasks, cancel, metrics, problem, kube_config, provider };
     let (leads, told) = watch::channel(false);
     if let Some(pod) = config.leader_election.as_ref().and_then(|election| election.labelled.clone()) {

@@ -3,13 +3,13 @@
 //! Reads the Pods' own annotations, and the nodes' condition that tells the prices' age, through the caller's kubeconfig: it
 //! needs no access to the provider.
 
-use crate::kube::{identity::provider_config, node::PRICES};
+use crate::kube::{client::client, identity::provider_config, node::PRICES};
 use crate::model::HourlyPrice;
 use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -59,7 +59,7 @@ struct Row {
 
 pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let config = provider_config(args.kubeconfig.as_deref()).await?;
-    let client = Client::try_from(config).context("cannot connect to the API server")?;
+    let client = client(config).context("cannot connect to the API server")?;
     let pods: Api<Pod> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
     loop {
