@@ -66,7 +66,7 @@ pub fn instance(id: &str, launched_at: Timestamp) -> InstanceRecord {
         pod_ip: Some([10, 0, 0, 2].into()),
         launched_at,
         price: HourlyPrice(5200),
-        tags: BTreeMap::new(),
+        tags: Arc::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ClientToken, HourlyPrice, InstanceId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// Tag keys, set at launch only. They make the cloud's own list the record of what is ours.
 pub mod tag {
@@ -94,7 +94,8 @@ pub struct InstanceRecord {
     pub launched_at: Timestamp,
     /// The offer's at its launch.
     pub price: HourlyPrice,
-    pub tags: BTreeMap<String, String>,
+    /// Shared by the copies that are passed on every two seconds.
+    pub tags: Arc<BTreeMap<String, String>>,
 }
 
 /// Launch `count` machines in one zone, alike to whoever asks; idempotent by its token.

@@ -113,7 +113,7 @@ fn describe(standin: &StandIn) -> Vec<InstanceRecord> {
         pod_ip: None,
         launched_at: field(xml, "launchTime").parse().unwrap(),
         price: HourlyPrice(0),
-        tags: BTreeMap::new(),
+        tags: Default::default(),
     };
     fields(&answer.text, "instancesSet")
         .iter()

@@ -205,7 +205,8 @@ impl Ec2Cloud {
     }
 
     async fn list(&self) -> Result<Vec<InstanceRecord>, Refusal> {
-        let listed = self.api.living(&self.config.cluster).await;
+        let calm = self.ledger().calm();
+        let listed = self.api.living(&self.config.cluster, calm).await;
         self.note(&listed);
         let types = self.types.now();
         Ok(listed?.into_iter().map(|machine| record(machine, &types)).collect())

@@ -328,6 +328,7 @@ impl Launcher {
             }
         }
         let (now, types) = (Timestamp::now(), self.types.now());
+        let shared = Arc::new(tags.clone());
         let told = |(id, instance_type): (InstanceId, String)| match found.remove(&id) {
             Some(machine) => record(machine, &types),
             // The next description tells the rest.
@@ -341,7 +342,7 @@ impl Launcher {
                 private_ip: None,
                 pod_ip: None,
                 launched_at: now,
-                tags: tags.clone(),
+                tags: Arc::clone(&shared),
                 instance_type,
                 id,
             },

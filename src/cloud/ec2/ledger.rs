@@ -35,6 +35,12 @@ impl Ledger {
         self.complete
     }
 
+    /// How many there are, if nobody waits to hear of one: an agent is let in by its instance's address.
+    pub fn calm(&self) -> Option<usize> {
+        let awaited = |entry: &Entry| entry.record.private_ip.is_none();
+        (self.complete && !self.known.values().any(awaited)).then_some(self.known.len())
+    }
+
     /// What a launch brought.
     pub fn launched(&mut self, records: &[InstanceRecord], now: Timestamp) {
         for record in records {
@@ -148,6 +154,20 @@ mod tests {
         look(&mut ledger, &["i-1"], &[], 1);
         assert!(ledger.is_complete());
         assert_eq!(look(&mut ledger, &[], &[], 2), []);
+    }
+
+    #[test]
+    fn it_is_calm_while_all_addresses_are_known() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.calm(), None, "nothing was listed yet");
+        look(&mut ledger, &[], &[], 1);
+        assert_eq!(ledger.calm(), Some(0));
+        let fresh = record("i-1", InstanceState::Pending);
+        ledger.launched(&[InstanceRecord { private_ip: None, ..fresh.clone() }], at(2));
+        assert_eq!(ledger.calm(), None);
+        let told = InstanceRecord { private_ip: Some([10, 0, 0, 1].into()), ..fresh };
+        ledger.settle(vec![told], &[], BTreeMap::new(), at(3));
+        assert_eq!(ledger.calm(), Some(1));
     }
 
     proptest! {

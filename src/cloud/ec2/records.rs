@@ -58,7 +58,7 @@ pub fn record(machine: Machine, types: &BTreeMap<String, TypeFacts>) -> Instance
         private_ip: machine.private_ip,
         pod_ip: machine.secondary_ip,
         launched_at: machine.launched_at,
-        tags: machine.tags,
+        tags: machine.tags.into(),
     }
 }
 

@@ -450,7 +450,7 @@ fn same_request(stored: &StoredInstance, request: &LaunchRequest) -> bool {
     stored.offers == request.offers
         && instance.zone == request.zone
         && stored.launch_count == request.count
-        && instance.tags == request.tags
+        && *instance.tags == request.tags
 }
 
 fn read_note(dir: &InstanceDir) -> Option<SupervisorNote> {

@@ -15,12 +15,12 @@ use crate::model::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
     fs::{self, OpenOptions},
     net::Ipv4Addr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 /// Where a supervisor finds `ip` and `cp`.
@@ -69,7 +69,7 @@ pub fn record(
         pod_ip: Some(pair.pod.into()),
         launched_at: now,
         price: offer.price,
-        tags: request.tags.clone(),
+        tags: request.tags.clone().into(),
     };
     store(&dir, instance, request.count, request.offers.clone(), hex(&Sha256::digest(&token)))
 }
@@ -124,7 +124,7 @@ pub fn record_given(
         pod_ip: given.pod_address.map(Into::into),
         launched_at: now,
         price: given.instance_type.price,
-        tags: BTreeMap::new(),
+        tags: Arc::default(),
     };
     store(&dir, instance, 1, Vec::new(), String::new())
 }

@@ -12,9 +12,18 @@ use jiff::Timestamp;
 use std::net::IpAddr;
 
 /// As many as EC2 gives at once.
-const PAGE: i32 = 1000;
+const PAGE: usize = 1000;
+/// What is parsed at once is held at once, some ten kilobytes for each: where nobody waits, fewer at a time, though in
+/// not many more calls.
+const CALM_PAGE: usize = 100;
+const CALM_PAGES: usize = 8;
 /// What has no cost any more is described for an hour; it is asked for by id, once.
 const LIVING: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
+
+/// How many to ask for at a time.
+fn page_size(calm: Option<usize>) -> usize {
+    calm.map_or(PAGE, |count| count.div_ceil(CALM_PAGES).clamp(CALM_PAGE, PAGE))
+}
 
 /// None for what is no instance of a kind that is known here.
 pub(super) fn machine(instance: &Instance) -> Option<Machine> {
@@ -48,16 +57,17 @@ pub(super) fn machine(instance: &Instance) -> Option<Machine> {
 }
 
 impl Api {
-    /// All of the cluster that are not terminated, in every other state.
-    pub async fn living(&self, cluster: &str) -> Result<Vec<Machine>, Refusal> {
-        self.in_states(cluster, &LIVING).await
+    /// All of the cluster that are not terminated, in every other state. `calm`: nobody waits for the answer, which may
+    /// be told in parts; there were so many.
+    pub async fn living(&self, cluster: &str, calm: Option<usize>) -> Result<Vec<Machine>, Refusal> {
+        self.in_states(cluster, &LIVING, page_size(calm)).await
     }
 
     pub async fn stopped(&self, cluster: &str) -> Result<Vec<Machine>, Refusal> {
-        self.in_states(cluster, &["stopped"]).await
+        self.in_states(cluster, &["stopped"], PAGE).await
     }
 
-    async fn in_states(&self, cluster: &str, states: &[&str]) -> Result<Vec<Machine>, Refusal> {
+    async fn in_states(&self, cluster: &str, states: &[&str], page: usize) -> Result<Vec<Machine>, Refusal> {
         let states =
             states.iter().fold(Filter::builder().name("instance-state-name"), |filter, state| filter.values(*state));
         let filters = vec![of_cluster(cluster), states.build()];
@@ -68,7 +78,7 @@ impl Api {
                 .client
                 .describe_instances()
                 .set_filters(Some(filters.clone()))
-                .max_results(PAGE)
+                .max_results(i32::try_from(page).unwrap_or(i32::MAX))
                 .set_next_token(next)
                 .send()
                 .await;

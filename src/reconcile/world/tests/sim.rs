@@ -265,7 +265,7 @@ impl Sim {
                 purchase: best.purchase,
                 price: best.price,
                 zone: order.zone.clone(),
-                tags: [(tag::CLASS.to_owned(), order.class.clone())].into(),
+                tags: Arc::new([(tag::CLASS.to_owned(), order.class.clone())].into()),
                 ..instance(&format!("i-{:03}", self.launched), self.now)
             };
             records.push(record.clone());
