@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api_server;
 mod claims;
 mod containers;
 mod inputs;

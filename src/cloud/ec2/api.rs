@@ -23,14 +23,23 @@ use super::{
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::{
     Client,
+    config::SharedHttpClient,
     error::{ProvideErrorMetadata, SdkError},
     types::{Filter, Tag},
+};
+use aws_smithy_http_client::{
+    ConnectorBuilder,
+    proxy::ProxyConfig,
+    tls::{self, rustls_provider::CryptoMode},
 };
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
 /// A launch of a hundred takes some seconds; one that takes longer is asked for again with its token.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many connections of a burst are kept, each with buffers as long as the longest answers that came over it.
+const IDLE: usize = 2;
 
 /// How AWS is called. Credentials are looked for where AWS's tools look: the environment, a profile, a web
 /// identity (IRSA), the container's (EKS Pod Identity), the metadata service; at the first call, not here.
@@ -41,6 +50,22 @@ pub fn sdk_config(region: &str) -> ConfigLoader {
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
+        .http_client(http_client())
+}
+
+/// AWS's own, but for [`IDLE`].
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, components| {
+        let mut connector = ConnectorBuilder::default()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
+            .pool_max_idle_per_host(IDLE);
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.build()
+    })
 }
 
 pub struct Api {
