@@ -10,7 +10,8 @@ fn main() -> std::io::Result<()> {
 }
 
 /// Relocations packed: two megabytes less of the program to load. Only where the linker is known to have that: LLD is
-/// Rust's own on this target.
+/// Rust's own on this target. Where it runs, the C library must know them: glibc does since 2.36 (Debian 12), and an
+/// older one refuses such a program by name (GLIBC_ABI_DT_RELR).
 fn pack_relocations() {
     if std::env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu") {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");

@@ -1,7 +1,7 @@
 //! How the provider speaks to the API server.
 
 use crate::support::*;
-use std::{fs, time::Duration};
+use std::fs;
 
 /// The provider's own, and its one node's.
 const IDENTITIES: usize = 2;
@@ -11,13 +11,7 @@ async fn all_requests_and_watches_of_an_identity_share_one_connection() {
     let pid = fs::read_to_string(Cluster::get().provider_dir().join("pid")).expect("the provider runs");
     let pid = pid.split_whitespace().next().expect("its pid comes first");
     // One that ends may be there beside the one that follows it.
-    let one_each = async {
-        while connections(pid) != IDENTITIES {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let kept = tokio::time::timeout(PATIENCE, one_each).await;
-    assert!(kept.is_ok(), "{} connections to the API server: expected {IDENTITIES}", connections(pid));
+    until_true("one connection to the API server for each identity", || connections(pid) == IDENTITIES).await;
 }
 
 /// Established ones of this process to port 6443.

@@ -160,13 +160,3 @@ pub fn kill_instance(instance: &str) {
     let init = supervisor["init_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("the machine has booted");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).expect("it runs");
 }
-
-/// Waits for something that nobody can watch.
-pub async fn until_true(what: &str, is: impl Fn() -> bool) {
-    let wait = async {
-        while !is() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
-}

@@ -132,3 +132,13 @@ pub fn tail(path: &Path, lines: usize) -> String {
         Err(error) => format!("({}: {error})", path.display()),
     }
 }
+
+/// Waits for something that nobody can watch.
+pub async fn until_true(what: &str, is: impl Fn() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
+}
