@@ -17,6 +17,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
+use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -152,7 +153,8 @@ struct Door {
     places: Places,
     strangers: Arc<Semaphore>,
     addresses: Arc<Counts<IpAddr>>,
-    certificates: Arc<Counts<Vec<u8>>>,
+    /// By their SHA-256.
+    certificates: Arc<Counts<[u8; 32]>>,
     metrics: Metrics,
     let_in: mpsc::Sender<io::Result<Admitted>>,
 }
@@ -173,13 +175,14 @@ impl Door {
             Err(reason) => return self.metrics.connection_refused(reason),
         };
         // An error: the server has ended.
-        let _ = self.let_in.send(Ok(Admitted { stream, place })).await;
+        let _ = self.let_in.send(Ok(Admitted { stream: Box::new(stream), place })).await;
     }
 
     fn place(&self, stream: &TlsStream<TcpStream>, of_one: Counted<IpAddr>) -> Result<Place, &'static str> {
         let shown = stream.get_ref().1.peer_certificates().and_then(|shown| shown.first());
         if let Some(certificate) = shown {
-            let counted = self.certificates.enter(certificate.as_ref().to_vec(), self.places.of_one_certificate);
+            let digest = Sha256::digest(certificate).into();
+            let counted = self.certificates.enter(digest, self.places.of_one_certificate);
             return counted.map(|counted| Place::Known { _counted: counted }).ok_or("one-certificate");
         }
         let all = Arc::clone(&self.strangers).try_acquire_owned().map_err(|_| "strangers")?;
@@ -228,13 +231,14 @@ impl<K: Clone + Eq + Hash> Drop for Counted<K> {
 }
 
 enum Place {
-    Known { _counted: Counted<Vec<u8>> },
+    Known { _counted: Counted<[u8; 32]> },
     Stranger { until: Pin<Box<Sleep>>, bytes: usize, _counted: Counted<IpAddr>, _all: OwnedSemaphorePermit },
 }
 
 /// A connection that was let in. A stranger's ends after its time, or when it has sent too much.
 pub struct Admitted {
-    stream: TlsStream<TcpStream>,
+    /// Boxed: on its way into the connection's task it is moved often, and that task has room for each move.
+    stream: Box<TlsStream<TcpStream>>,
     place: Place,
 }
 

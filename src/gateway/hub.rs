@@ -1,55 +1,76 @@
-//! Who is connected, and what each should have. Shared by the sessions and by [`super::Gateway`];
+//! Who is connected, and what goes to each next. Shared by the sessions and by [`super::Gateway`];
 //! one lock, held for a few instructions and never across an await.
 //!
 //! ```text
-//!            set_desired                    join                       forget
-//!   (none) --------------> offline slot --------------> live slot -----------------> (none)
-//!      |                        ^                        |  ^  |
-//!      |        join            |      leave (desired)   |  |  | join of a newer session:
-//!      +------------------------|------------------------+  +--+ the older is cancelled first
-//!                               +--- leave, nothing desired -> (none)
+//!            join              leave              forget
+//!   (none) -------> live slot -------> quiet slot --------> (none)
+//!                    |  ^  ^              |  |                ^
+//!                    |  |  +--- join -----+  +- nothing sent -+
+//!                    +--+ join of a newer session: the older is cancelled first
 //! ```
+//!
+//! A desired state is kept until its session has taken it to send; what is lost with a connection, or comes while
+//! there is none, is the reconciler's to send again when the agent is back.
 
 use super::services::ServicesLog;
 use crate::{
     model::{InstanceId, ServicesUpdate},
-    proto::OpenTunnel,
+    proto::ProviderMessage,
 };
 use bytes::Bytes;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
-/// Tunnel requests that wait for a slow session. Each waits 10 s at most.
-const COMMANDS: usize = 16;
-
+/// What a session says to its agent.
+pub(super) type Outbound = mpsc::Sender<Said>;
 /// Boxed: a queue has its first 32 places from the start, and most are never used.
-pub(super) type Commands = mpsc::Sender<Box<OpenTunnel>>;
-/// Encoded: it is sent to each session of the instance as it is.
-type Desired = watch::Sender<Option<Bytes>>;
+pub(super) type Said = Box<Result<ProviderMessage, Status>>;
+
+/// The newest desired state that was not sent yet, encoded.
+#[derive(Default)]
+pub(super) struct Next {
+    desired: Mutex<Option<Bytes>>,
+    news: Notify,
+}
+
+impl Next {
+    fn put(&self, desired: Bytes) {
+        *lock(&self.desired) = Some(desired);
+        self.news.notify_one();
+    }
+
+    /// Waits for one. Nothing is taken by a call that is dropped before it returns.
+    pub async fn take(&self) -> Bytes {
+        loop {
+            if let Some(desired) = lock(&self.desired).take() {
+                return desired;
+            }
+            self.news.notified().await;
+        }
+    }
+}
 
 struct Live {
     number: u64,
     cancel: CancellationToken,
     /// Cancelled when the session's task is done: nothing more comes from it.
     ended: CancellationToken,
-    commands: Commands,
+    outbound: Outbound,
+    next: Arc<Next>,
 }
 
 struct Slot {
-    desired: Desired,
     live: Option<Live>,
-    /// Cancelled by `forget`; sessions and tunnels of this instance hang on it.
+    /// A desired state was sent: whoever did will forget the instance when it is no more.
+    served: bool,
+    /// Cancelled by `forget`; sessions and tunnels of this instance hang on it. Tunnels outlive a session: an agent
+    /// with a renewed certificate connects anew.
     gone: CancellationToken,
-}
-
-impl Slot {
-    fn new(root: &CancellationToken) -> Self {
-        Self { desired: watch::Sender::new(None), live: None, gone: root.child_token() }
-    }
 }
 
 #[derive(Default)]
@@ -63,8 +84,7 @@ pub(super) struct Joined {
     pub number: u64,
     pub cancel: CancellationToken,
     pub ended: CancellationToken,
-    pub desired: watch::Receiver<Option<Bytes>>,
-    pub commands: mpsc::Receiver<Box<OpenTunnel>>,
+    pub next: Arc<Next>,
     /// The session that this one replaces has been cancelled; wait for this before speaking.
     pub predecessor: Option<CancellationToken>,
 }
@@ -81,10 +101,15 @@ impl Hub {
         Self { state: Mutex::default(), services: Mutex::default(), services_version: watch::Sender::new(None), root }
     }
 
-    pub fn set_desired(&self, instance: &InstanceId, desired: Bytes) {
-        let mut state = lock(&self.state);
-        let slot = state.slots.entry(instance.clone()).or_insert_with(|| Slot::new(&self.root));
-        slot.desired.send_replace(Some(desired));
+    /// To one that is not connected nothing is sent.
+    pub fn set_desired(&self, instance: &InstanceId, desired: impl FnOnce() -> Bytes) {
+        let next = lock(&self.state).slots.get_mut(instance).and_then(|slot| {
+            slot.served = true;
+            slot.live.as_ref().map(|live| Arc::clone(&live.next))
+        });
+        if let Some(next) = next {
+            next.put(desired());
+        }
     }
 
     pub fn forget(&self, instance: &InstanceId) {
@@ -93,19 +118,23 @@ impl Hub {
         }
     }
 
-    pub fn join(&self, instance: &InstanceId) -> Joined {
+    pub fn join(&self, instance: &InstanceId, outbound: Outbound) -> Joined {
         let mut state = lock(&self.state);
         state.sessions += 1;
         let number = state.sessions;
-        let slot = state.slots.entry(instance.clone()).or_insert_with(|| Slot::new(&self.root));
-        let (commands_in, commands) = mpsc::channel(COMMANDS);
-        let (cancel, ended) = (slot.gone.child_token(), CancellationToken::new());
-        let live = Live { number, cancel: cancel.clone(), ended: ended.clone(), commands: commands_in };
-        let predecessor = slot.live.replace(live).map(|older| {
+        let slot = state.slots.entry(instance.clone()).or_insert_with(|| Slot {
+            live: None,
+            served: false,
+            gone: self.root.child_token(),
+        });
+        let (cancel, ended, next) = (slot.gone.child_token(), CancellationToken::new(), Arc::default());
+        let joined = Joined { number, cancel, ended, next, predecessor: None };
+        let (cancel, ended, next) = (joined.cancel.clone(), joined.ended.clone(), Arc::clone(&joined.next));
+        let predecessor = slot.live.replace(Live { number, cancel, ended, outbound, next }).map(|older| {
             older.cancel.cancel();
             older.ended
         });
-        Joined { number, cancel, ended, desired: slot.desired.subscribe(), commands, predecessor }
+        Joined { predecessor, ..joined }
     }
 
     /// Says whether this was still the instance's session: then the instance is now disconnected.
@@ -116,16 +145,15 @@ impl Hub {
             return false;
         }
         slot.live = None;
-        let empty = slot.desired.borrow().is_none();
-        if empty {
+        if !slot.served {
             state.slots.remove(instance);
         }
         true
     }
 
-    /// Where to ask the instance's agent for a tunnel; None when it isn't connected.
-    pub fn commands(&self, instance: &InstanceId) -> Option<Commands> {
-        lock(&self.state).slots.get(instance)?.live.as_ref().map(|live| live.commands.clone())
+    /// What the instance's session says goes here; None when it isn't connected.
+    pub fn outbound(&self, instance: &InstanceId) -> Option<Outbound> {
+        lock(&self.state).slots.get(instance)?.live.as_ref().map(|live| live.outbound.clone())
     }
 
     /// Cancelled when the instance is forgotten. None if it already is.
@@ -161,20 +189,22 @@ mod tests {
     fn a_newer_session_replaces_the_older_and_only_the_newest_disconnects() {
         let hub = Hub::new(CancellationToken::new());
         let instance = InstanceId::new("i-1");
-        let first = hub.join(&instance);
-        let second = hub.join(&instance);
+        let (outbound, _said) = mpsc::channel(1);
+        let first = hub.join(&instance, outbound.clone());
+        let second = hub.join(&instance, outbound);
         assert!(first.cancel.is_cancelled() && !second.cancel.is_cancelled());
         assert!(second.predecessor.is_some());
         assert!(!hub.leave(&instance, first.number));
         assert!(hub.leave(&instance, second.number));
-        assert!(hub.commands(&instance).is_none());
+        assert!(hub.outbound(&instance).is_none());
     }
 
     #[test]
     fn forgetting_an_instance_ends_its_session_and_no_other() {
         let hub = Hub::new(CancellationToken::new());
         let (one, two) = (InstanceId::new("i-1"), InstanceId::new("i-2"));
-        let (first, other) = (hub.join(&one), hub.join(&two));
+        let (outbound, _said) = mpsc::channel(1);
+        let (first, other) = (hub.join(&one, outbound.clone()), hub.join(&two, outbound));
         hub.forget(&one);
         assert!(first.cancel.is_cancelled() && !other.cancel.is_cancelled());
         assert!(!hub.leave(&one, first.number));

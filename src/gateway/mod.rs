@@ -39,7 +39,10 @@ use crate::{
     model::{DesiredPod, InstanceId, ServicesUpdate, TunnelHead, TunnelRequest},
     pipe,
     ports::{AgentLink, AgentUpdate, Cloud, TunnelError},
-    proto::{OpenTunnel, agent_gateway_server::AgentGatewayServer, bootstrap_server::BootstrapServer},
+    proto::{
+        OpenTunnel, ProviderMessage, agent_gateway_server::AgentGatewayServer, bootstrap_server::BootstrapServer,
+        provider_message::Kind,
+    },
     telemetry::Metrics,
 };
 use async_trait::async_trait;
@@ -191,8 +194,7 @@ fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 #[async_trait]
 impl AgentLink for Gateway {
     fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>) {
-        // As long as it is, not as its buffer grew.
-        self.shared.hub.set_desired(instance, desired.to_json().into_boxed_slice().into());
+        self.shared.hub.set_desired(instance, || desired.to_json().into());
     }
 
     fn publish_services(&self, update: Arc<ServicesUpdate>, whole: Arc<ServicesUpdate>) {
@@ -211,16 +213,16 @@ impl AgentLink for Gateway {
     ) -> Result<(TunnelHead, DuplexStream), TunnelError> {
         let deadline = Instant::now() + TUNNEL_TIMEOUT;
         let broken = |why: &str| TunnelError::Broken(instance.clone(), why.to_owned());
-        let commands = self.shared.hub.commands(instance).ok_or_else(|| TunnelError::NotConnected(instance.clone()))?;
+        let session = self.shared.hub.outbound(instance).ok_or_else(|| TunnelError::NotConnected(instance.clone()))?;
         let mut pending = self.shared.tunnels.ask(instance)?;
         let request = serde_json::to_vec(&request).map_err(|error| broken(&error.to_string()))?;
-        let open = OpenTunnel { id: pending.id.clone(), request: request.into() };
+        let open = Kind::OpenTunnel(OpenTunnel { id: pending.id.clone(), request: request.into() });
         let timed_out = |_| TunnelError::TimedOut(instance.clone());
-        timeout_at(deadline, commands.send(Box::new(open)))
+        timeout_at(deadline, session.send(Box::new(Ok(ProviderMessage { kind: Some(open) }))))
             .await
             .map_err(timed_out)?
             .map_err(|_| TunnelError::NotConnected(instance.clone()))?;
-        let session_ended = commands.closed();
+        let session_ended = session.closed();
         tokio::select! {
             answer = timeout_at(deadline, &mut pending.answer) => {
                 answer.map_err(timed_out)?.map_err(|_| broken("the instance was forgotten"))

@@ -1,6 +1,6 @@
 //! The gRPC services: who is calling, and what they may do.
 
-use super::{Shared, session, tunnels};
+use super::{Shared, hub::Said, session, tunnels};
 use crate::{
     gateway::AgentRequest,
     model::{InstanceId, InstanceRecord, InstanceState, TunnelHead, bootstrap::KeyFingerprint},
@@ -102,7 +102,7 @@ fn claim(peer: IpAddr, request: RegisterRequest) -> Result<(Claim, AgentRequest)
 
 #[async_trait]
 impl AgentGateway for Agents {
-    type SessionStream = Map<ReceiverStream<session::Said>, fn(session::Said) -> Result<ProviderMessage, Status>>;
+    type SessionStream = Map<ReceiverStream<Said>, fn(Said) -> Result<ProviderMessage, Status>>;
     type TunnelStream = ReceiverStream<Result<TunnelFrame, Status>>;
 
     async fn session(

@@ -5,12 +5,15 @@
 //!     | join: an older session of the instance is cancelled, and has ended
 //!     v
 //!   Connected --> reader: reports, events, notices -> updates  any of: stream ended, keepalive failed,
-//!                 writer: desired, services, tunnels -> agent  replaced, forgotten, shutdown
+//!                 writer: desired, services -> agent           replaced, forgotten, shutdown
 //!     |                                                                  |
 //!     +------------------------------------------------------------------+--> Disconnected
 //! ```
 
-use super::{Shared, hub::Joined};
+use super::{
+    Shared,
+    hub::{Joined, Outbound},
+};
 use crate::{
     model::{Generation, InstanceId, PodReport, PodUid},
     ports::AgentUpdate,
@@ -18,14 +21,10 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Boxed: a queue has its first 32 places from the start, and most are never used.
-pub(super) type Said = Box<Result<ProviderMessage, Status>>;
-type Outbound = mpsc::Sender<Said>;
 
 /// Why a session ended; told to the agent where it can still hear it.
 enum End {
@@ -45,12 +44,11 @@ pub(super) async fn run(
 ) {
     let end = match hello(&mut inbound).await {
         Ok(hello) => {
-            let joined = shared.hub.join(&instance);
-            let (number, ended) = (joined.number, joined.ended.clone());
+            let mut joined = shared.hub.join(&instance, outbound.clone());
             // Also when this task is dropped: the successor must not wait for ever.
-            let _ended = ended.drop_guard();
-            let end = serve(&shared, &instance, hello, joined, inbound, &outbound).await;
-            if shared.hub.leave(&instance, number) {
+            let _ended = joined.ended.clone().drop_guard();
+            let end = serve(&shared, &instance, hello, &mut joined, &mut inbound, &outbound).await;
+            if shared.hub.leave(&instance, joined.number) {
                 tracing::info!(%instance, "an agent has disconnected");
                 let disconnected = AgentUpdate::Disconnected { instance };
                 tokio::select! {
@@ -85,8 +83,8 @@ async fn serve(
     shared: &Shared,
     instance: &InstanceId,
     hello: Hello,
-    mut joined: Joined,
-    inbound: Streaming<AgentMessage>,
+    joined: &mut Joined,
+    inbound: &mut Streaming<AgentMessage>,
     outbound: &Outbound,
 ) -> End {
     let cancel = joined.cancel.clone();
@@ -117,7 +115,7 @@ async fn serve(
 }
 
 /// What the agent says becomes updates. A full queue stops reading, and so the agent.
-async fn read(shared: &Shared, instance: &InstanceId, mut inbound: Streaming<AgentMessage>) -> End {
+async fn read(shared: &Shared, instance: &InstanceId, inbound: &mut Streaming<AgentMessage>) -> End {
     while let Ok(Some(message)) = inbound.message().await {
         let instance = instance.clone();
         let update = match message.kind {
@@ -156,10 +154,9 @@ fn in_pieces(mut bytes: Bytes, most: usize, last: impl Fn(Bytes) -> Kind) -> Vec
     kinds
 }
 
-/// Sends the newest desired state, the services since what was sent last, and tunnel requests.
-async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound, most: usize) -> End {
+/// Sends the newest desired state, and the services since what was sent last.
+async fn write(shared: &Shared, joined: &mut Joined, outbound: &Outbound, most: usize) -> End {
     let mut services = shared.hub.watch_services();
-    joined.desired.mark_changed();
     services.mark_changed();
     // None: this session has sent none yet, so it begins with all of them.
     let mut sent = None;
@@ -167,13 +164,7 @@ async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound, most: u
         let messages = tokio::select! {
             // In this order: the Pod first, its services next.
             biased;
-            changed = joined.desired.changed() => {
-                if changed.is_err() {
-                    return End::Replaced;
-                }
-                let desired = joined.desired.borrow_and_update().clone();
-                desired.into_iter().flat_map(|bytes| in_pieces(bytes, most, Kind::Desired)).collect()
-            }
+            desired = joined.next.take() => in_pieces(desired, most, Kind::Desired),
             changed = services.changed() => {
                 if changed.is_err() {
                     return End::Shutdown;
@@ -183,7 +174,6 @@ async fn write(shared: &Shared, mut joined: Joined, outbound: &Outbound, most: u
                 sent = version;
                 updates.into_iter().flat_map(|bytes| in_pieces(bytes, most, Kind::Services)).collect()
             }
-            Some(open) = joined.commands.recv() => vec![Kind::OpenTunnel(*open)],
             () = outbound.closed() => return End::Left,
         };
         for kind in messages {

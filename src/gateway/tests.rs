@@ -371,10 +371,10 @@ async fn an_instance_can_not_take_up_another_ones_tunnel() {
 async fn desired_states_reports_and_events_flow_and_the_newest_state_wins() {
     let mut provider = Provider::start();
     let instance = InstanceId::new("i-1");
-    provider.gateway.set_desired(&instance, desired(1));
-    provider.gateway.set_desired(&instance, desired(2));
     let agent = Agent::start(provider.config("i-1")).await;
     assert_eq!(provider.connected().await, None);
+    provider.gateway.set_desired(&instance, desired(1));
+    provider.gateway.set_desired(&instance, desired(2));
     agent.runs(2).await;
     agent.host.report.send_replace(Some(report(2)));
     assert!(matches!(provider.update().await, AgentUpdate::Report { report, .. } if report.generation.0 == 2));
@@ -391,10 +391,13 @@ async fn desired_states_reports_and_events_flow_and_the_newest_state_wins() {
     agent.cancel.cancel();
     agent.task.await.unwrap().unwrap();
     assert!(matches!(provider.update().await, AgentUpdate::Disconnected { .. }));
+    // Sent to nobody: nothing of it comes later. Who is back is told what counts then.
+    provider.gateway.set_desired(&instance, desired(4));
     // Nothing kept it from registering; but an agent that starts again must not need to.
     let agent = Agent::start(provider.config("i-1")).await;
     provider.connected().await;
-    agent.runs(2).await;
+    provider.gateway.set_desired(&instance, desired(3));
+    agent.runs(3).await;
 }
 
 /// An agent of before there were pieces outlives its provider's upgrade.
@@ -407,9 +410,9 @@ async fn a_long_desired_state_comes_in_pieces_to_those_that_take_them_and_whole_
         pod.hostname = "x".repeat(10_000);
         Arc::new(pod)
     };
-    provider.gateway.set_desired(&instance, long(1));
     let agent = Agent::start(provider.config("i-1")).await;
     provider.connected().await;
+    provider.gateway.set_desired(&instance, long(1));
     agent.runs(1).await;
     // Nothing of one is left before the next.
     provider.gateway.set_desired(&instance, long(2));
@@ -422,6 +425,9 @@ async fn a_long_desired_state_comes_in_pieces_to_those_that_take_them_and_whole_
     let mut old = AgentGatewayClient::new(provider.channel(Some(&own)).await.unwrap());
     let (_keep, stream) = hello();
     let mut session = old.session(stream).await.unwrap().into_inner();
+    assert!(matches!(provider.update().await, AgentUpdate::Disconnected { .. }));
+    provider.connected().await;
+    provider.gateway.set_desired(&instance, long(2));
     let first = session.message().await.unwrap().unwrap();
     let Some(crate::proto::provider_message::Kind::Desired(bytes)) = first.kind else { panic!("{first:?}") };
     assert_eq!(serde_json::from_slice::<DesiredPod>(&bytes).unwrap(), *long(2));

@@ -59,7 +59,8 @@ pub enum CloudError {
 /// The provider's end of all agents' connections.
 #[async_trait]
 pub trait AgentLink: Send + Sync {
-    /// Makes this what the agent should run. The latest wins; delivered now or when it connects.
+    /// Tells the agent what it should run; the latest wins. Nothing is kept for one that is not connected: an agent
+    /// that connects is sent it after its [`AgentUpdate::Connected`], by what that says it holds.
     fn set_desired(&self, instance: &InstanceId, desired: Arc<DesiredPod>);
     /// Sends a change of services to every agent (each agent's version is tracked by the link).
     fn publish_services(&self, update: Arc<ServicesUpdate>, whole: Arc<ServicesUpdate>);

@@ -119,6 +119,21 @@ impl PodEntry {
         self.handover.as_mut().and_then(Handover::leg_mut).filter(|leg| leg.instance == *instance)
     }
 
+    /// Its agent on this instance has connected, and holds this generation of it. Whatever else was sent may have been
+    /// lost with an earlier connection: nobody keeps it, so it is sent again.
+    pub(super) fn heard_from(&mut self, instance: &InstanceId, held: Option<Generation>) {
+        let own = self.instance.as_ref() == Some(instance);
+        let (generation, sent) = match self.handover.as_mut().and_then(Handover::leg_mut) {
+            Some(leg) if leg.instance == *instance => (&mut leg.generation, &mut leg.sent),
+            _ if own => (&mut self.generation, &mut self.sent),
+            _ => return,
+        };
+        if held != Some(*generation) {
+            *sent = None;
+        }
+        *generation = held.map_or(*generation, |held| held.max(*generation));
+    }
+
     /// A wish to move that was not dealt with.
     fn asked(&self) -> Option<Ask> {
         let value = self.seen.intent.annotations.get(MOVE)?;

@@ -227,24 +227,26 @@ impl World {
         entry.ever_connected = true;
         entry.silent_since = None;
         self.placement_dirty = true;
-        self.dirty.extend(entry.pod.clone());
-        // None: nothing yet, but what was sent may be on its way.
-        let Some((uid, generation)) = claimed else { return };
-        entry.holds = Some((uid.clone(), generation));
+        let bound = entry.pod.clone();
+        self.dirty.extend(bound.clone());
+        if let Some(claimed) = &claimed {
+            entry.holds = Some(claimed.clone());
+        }
+        if let Some(pod) = bound.as_ref().and_then(|uid| self.pods.get_mut(uid)) {
+            match &claimed {
+                None => pod.heard_from(&id, None),
+                Some((uid, generation)) if bound.as_ref() == Some(uid) => pod.heard_from(&id, Some(*generation)),
+                Some(_) => {}
+            }
+        }
+        let Some((uid, _)) = claimed else { return };
         let other = self.holders.get(&uid).filter(|other| **other != id).and_then(|other| self.instances.get(other));
         if other.is_none_or(|other| other.gone.is_some()) {
             self.holders.insert(uid.clone(), id.clone());
         }
-        let Some(pod) = self.pods.get_mut(&uid) else { return };
-        if let Some(leg) = pod.leg_of(&id) {
-            leg.generation = leg.generation.max(generation);
-            return;
-        }
-        match &pod.instance {
-            Some(own) if *own == id => pod.generation = pod.generation.max(generation),
-            // It belongs to another: this one is a stray.
-            Some(_) => {}
-            None => drop(self.bind_holder(&uid)),
+        // One that belongs to another instance: this one is a stray.
+        if self.pods.get_mut(&uid).is_some_and(|pod| pod.instance.is_none() && pod.leg_of(&id).is_none()) {
+            self.bind_holder(&uid);
         }
     }
 

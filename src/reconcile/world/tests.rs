@@ -114,6 +114,27 @@ fn limited(limit: Limit) -> Buying {
 }
 
 #[test]
+fn what_is_lost_with_a_connection_is_sent_again() {
+    let mut sim = Sim::new();
+    sim.create(1000);
+    sim.launch_returns(true);
+    sim.connect(0);
+    sim.disconnect(0);
+    sim.connect(0);
+    sim.agent_acts(0);
+    assert_eq!(sim.holders(0), 1);
+    sim.settle();
+    sim.delete(0, false);
+    sim.disconnect(0);
+    sim.connect(0);
+    sim.agent_acts(0);
+    assert!(!sim.serving("i-001"));
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+}
+
+#[test]
 fn a_pod_falls_through_to_the_next_pool_and_back_when_the_first_has_capacity_again() {
     let mut sim = Sim::new();
     sim.create(1000);

@@ -95,6 +95,7 @@ fn a_replacement_starts_only_when_the_api_server_shows_that_it_does() {
     sim.agent_acts(1);
     assert_eq!(sim.holders(0), 1);
     sim.echo(0);
+    sim.agent_acts(1);
     assert_eq!(sim.holders(0), 2);
     sim.settle();
     well(&mut sim);

@@ -269,7 +269,7 @@ impl Sim {
                 ..instance(&format!("i-{:03}", self.launched), self.now)
             };
             records.push(record.clone());
-            let machine = Machine { record, connected: false, desired: None, holds: None, notices: Vec::new() };
+            let machine = Machine { record, connected: false, on_its_way: None, holds: None, notices: Vec::new() };
             self.machines.insert(machine.record.id.clone(), machine);
         }
         records
@@ -281,10 +281,6 @@ impl Sim {
         let Some(machine) = self.machines.get_mut(&id).filter(|m| m.lives() && !m.connected && known) else { return };
         machine.connected = true;
         let holds = machine.holds.as_ref().map(|h| (h.desired.uid.clone(), h.desired.generation));
-        let waiting = machine.desired.clone();
-        if let Some(desired) = waiting {
-            self.deliver(&id, desired);
-        }
         self.fact(Fact::Connected { instance: id.clone(), holds });
         self.tell(&id);
         self.tell_notices(&id);
@@ -294,12 +290,14 @@ impl Sim {
         let Some(id) = nth(&self.machines, n) else { return };
         if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.connected) {
             machine.connected = false;
+            machine.on_its_way = None;
             self.fact(Fact::Disconnected(id));
         }
     }
 
     pub fn agent_acts(&mut self, n: usize) {
         let Some(id) = nth(&self.machines, n) else { return };
+        self.arrive(&id);
         let now = self.now;
         let Some(held) = self.machines.get_mut(&id).filter(|m| m.lives()).and_then(|m| m.holds.as_mut()) else {
             return;
@@ -317,6 +315,7 @@ impl Sim {
 
     pub fn container_ends(&mut self, n: usize) {
         let Some(id) = nth(&self.machines, n) else { return };
+        self.arrive(&id);
         let now = self.now;
         let Some(held) = self.machines.get_mut(&id).filter(|m| m.lives()).and_then(|m| m.holds.as_mut()) else {
             return;
@@ -383,7 +382,7 @@ impl Sim {
         }
         for machine in self.machines.values_mut() {
             machine.connected = false;
-            machine.desired = None;
+            machine.on_its_way = None;
         }
         self.crashed_at = self.now;
         self.world = World::new(self.config.clone(), self.now);
@@ -486,11 +485,10 @@ impl Sim {
             }
             Effect::Follow(intent) => self.fact(Fact::Refs(intent.uid.clone(), Arc::new(Refs::default()))),
             Effect::Desired(id, desired) => {
-                if let Some(machine) = self.machines.get_mut(&id) {
-                    machine.desired = Some(Arc::clone(&desired));
-                    if machine.connected {
-                        self.deliver(&id, desired);
-                    }
+                self.judge(&id, &desired);
+                // To one that is not connected it is lost at once.
+                if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.connected) {
+                    machine.on_its_way = Some(desired);
                 }
             }
             Effect::Launch(number, order) => self.launching.push((number, order)),
@@ -504,8 +502,8 @@ impl Sim {
         }
     }
 
-    /// An agent takes up a newer desired state of the same Pod; an instance serves one Pod in its life.
-    fn deliver(&mut self, id: &InstanceId, desired: Arc<DesiredPod>) {
+    /// What may not be sent, wherever it gets to.
+    fn judge(&mut self, id: &InstanceId, desired: &DesiredPod) {
         let uid = &desired.uid;
         let others: Vec<&InstanceId> =
             self.machines.iter().filter(|(other, m)| *other != id && m.holds(uid)).map(|(other, _)| other).collect();
@@ -530,7 +528,13 @@ impl Sim {
         if desired.stop.is_some() && lives_on && !failing && own.as_ref() == Some(id) {
             self.wrongs.push(format!("{uid} is stopped on {id}, which its status names"));
         }
+    }
+
+    /// An agent takes up a newer desired state of the same Pod; an instance serves one Pod in its life.
+    fn arrive(&mut self, id: &InstanceId) {
         let Some(machine) = self.machines.get_mut(id).filter(|m| m.lives()) else { return };
+        let Some(desired) = machine.on_its_way.take() else { return };
+        let uid = &desired.uid;
         match &mut machine.holds {
             Some(held) if held.desired.uid != *uid => {
                 self.wrongs.push(format!("{id} holds {} and was sent {uid}", held.desired.uid));

@@ -18,8 +18,8 @@ pub(super) struct Object {
 pub(super) struct Machine {
     pub(super) record: InstanceRecord,
     pub(super) connected: bool,
-    /// What the link keeps for it in this life of the provider.
-    pub(super) desired: Option<Arc<DesiredPod>>,
+    /// Sent, and lost if its connection ends before it arrives.
+    pub(super) on_its_way: Option<Arc<DesiredPod>>,
     pub(super) holds: Option<Held>,
     pub(super) notices: Vec<Notice>,
 }
