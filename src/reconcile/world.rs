@@ -69,7 +69,8 @@ pub struct World {
     described: bool,
     /// The round of descriptions under way or last finished.
     round: u64,
-    pods: BTreeMap<PodUid, PodEntry>,
+    /// Boxed, as they are large and a B-tree's nodes are two thirds full.
+    pods: BTreeMap<PodUid, Box<PodEntry>>,
     instances: BTreeMap<InstanceId, InstanceEntry>,
     /// Instances that Pods are bound to but that the cloud has not told of yet.
     expected: BTreeMap<InstanceId, PodUid>,
@@ -299,7 +300,7 @@ impl World {
                 });
                 self.pods.insert(
                     uid.clone(),
-                    PodEntry {
+                    Box::new(PodEntry {
                         wants: placing::wants(&self.config, &seen.intent),
                         seen,
                         gone: false,
@@ -321,7 +322,7 @@ impl World {
                         rest_until: None,
                         evicted: None,
                         moved: None,
-                    },
+                    }),
                 );
                 self.adopt(&uid, now);
             }
