@@ -12,6 +12,7 @@ mod raw;
 mod replicas;
 pub mod schema;
 mod surroundings;
+mod yaml;
 
 pub use ec2::Ec2Settings;
 pub use node_identity::{NodeClient, NodeIdentity, Serving};
@@ -47,14 +48,7 @@ fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
 }
 
 fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
-    let mut key = String::from("(document)");
-    serde_saphyr::with_deserializer_from_str(text, |deserializer| {
-        serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            if error.path().iter().next().is_some() {
-                key = error.path().to_string();
-            }
-            error.into_inner()
-        })
+    yaml::parse(text).map_err(|yaml::Fault { key, line, column, problem }| {
+        ConfigError::invalid(file, key, format!("{problem} at line {line}, column {column}"))
     })
-    .map_err(|error| ConfigError::invalid(file, key.clone(), error.without_snippet().to_string()))
 }

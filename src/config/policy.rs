@@ -15,6 +15,7 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
+use super::yaml;
 use crate::decide::purchase::{Catalog, Market, Policy};
 use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
@@ -64,11 +65,6 @@ pub fn load_market(
     Ok(market)
 }
 
-/// The parser's message without ` at line 2, column 5`: the line stands in front already.
-fn without_place(message: &str) -> String {
-    message.rsplit_once(" at line ").map_or(message, |(message, _)| message).to_owned()
-}
-
 fn read(file: &Path) -> Result<String, PolicyError> {
     std::fs::read_to_string(file).map_err(|source| PolicyError::Unreadable { file: file.to_owned(), source })
 }
@@ -81,20 +77,11 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, PolicyError> {
-        let mut key = String::from("(document)");
-        serde_saphyr::with_deserializer_from_str(self.text, |deserializer| {
-            serde_path_to_error::deserialize(deserializer).map_err(|error| {
-                if error.path().iter().next().is_some() {
-                    key = error.path().to_string();
-                }
-                error.into_inner()
-            })
-        })
-        .map_err(|error| PolicyError::Invalid {
+        yaml::parse(self.text).map_err(|yaml::Fault { key, line, column: _, problem }| PolicyError::Invalid {
             file: self.file.to_owned(),
-            line: error.location().map_or(1, |location| location.line()),
-            key: key.clone(),
-            problem: without_place(&error.without_snippet().to_string()),
+            line,
+            key,
+            problem,
         })
     }
 
