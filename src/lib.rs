@@ -21,6 +21,7 @@ pub mod decide;
 pub mod files;
 pub mod gateway;
 pub mod ingress;
+pub mod interner;
 pub mod kube;
 pub mod kubelet_api;
 pub mod model;

@@ -6,7 +6,8 @@
 
 use super::intent::{pod_intent, unhonoured};
 use super::render::{gates, observed_status};
-use crate::model::{NodeName, PodUid};
+use crate::interner::Interner;
+use crate::model::{Labels, NodeName, PodUid};
 use crate::ports::{PodSeen, PodUpdate};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -30,6 +31,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
     let mut stream = watcher(pods, config).default_backoff().boxed();
     let mut known: BTreeSet<PodUid> = BTreeSet::new();
     let mut listed: BTreeSet<PodUid> = BTreeSet::new();
+    let mut labels = Interner::default();
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
@@ -43,7 +45,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
             }
             Some(Ok(watcher::Event::Init)) => listed.clear(),
             Some(Ok(watcher::Event::InitApply(pod))) => {
-                if let Some(seen) = seen(&pod) {
+                if let Some(seen) = seen(&pod, &mut labels) {
                     listed.insert(seen.intent.uid.clone());
                     out.push(PodUpdate::Seen(Box::new(seen)));
                 }
@@ -54,7 +56,7 @@ pub async fn watch(client: Client, node: NodeName, updates: mpsc::Sender<PodUpda
                 out.push(PodUpdate::Synced(node.clone()));
             }
             Some(Ok(watcher::Event::Apply(pod))) => {
-                if let Some(seen) = seen(&pod) {
+                if let Some(seen) = seen(&pod, &mut labels) {
                     known.insert(seen.intent.uid.clone());
                     out.push(PodUpdate::Seen(Box::new(seen)));
                 }
@@ -89,7 +91,12 @@ fn of_node(node: &NodeName) -> String {
     format!("spec.nodeName={node}")
 }
 
-fn seen(pod: &Pod) -> Option<PodSeen> {
-    let intent = Arc::new(pod_intent(pod)?);
+/// The Pods of a workload have the same labels and annotations.
+fn seen(pod: &Pod, labels: &mut Interner<Labels>) -> Option<PodSeen> {
+    let mut intent = pod_intent(pod)?;
+    for own in [&mut intent.labels, &mut intent.annotations] {
+        *own = labels.intern(std::mem::take(Arc::make_mut(own)));
+    }
+    let intent = Arc::new(intent);
     Some(PodSeen { intent, status: observed_status(pod).map(Arc::new), gates: gates(pod), unhonoured: unhonoured(pod) })
 }

@@ -18,8 +18,10 @@ pub use permissions::{Permission, Right};
 use super::{
     config::Ec2Config,
     limits::{Kind, Limits},
+    records::Tags,
     refusal::{Refusal, Verdict},
 };
+use crate::interner::Interner;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::{
     Client,
@@ -32,7 +34,7 @@ use aws_smithy_http_client::{
     proxy::ProxyConfig,
     tls::{self, rustls_provider::CryptoMode},
 };
-use std::{collections::BTreeMap, error::Error, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Mutex, time::Duration};
 
 /// A launch of a hundred takes some seconds; one that takes longer is asked for again with its token.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,6 +73,7 @@ fn http_client() -> SharedHttpClient {
 pub struct Api {
     client: Client,
     limits: Limits,
+    tags: Mutex<Interner<Tags>>,
 }
 
 impl Api {
@@ -79,7 +82,7 @@ impl Api {
         if let Some(url) = &config.endpoint_url {
             own = own.endpoint_url(url);
         }
-        Self { client: Client::from_conf(own.build()), limits: Limits::default() }
+        Self { client: Client::from_conf(own.build()), limits: Limits::default(), tags: Mutex::default() }
     }
 
     /// What a call came to; one that was throttled empties the mirror of its bucket.

@@ -3,7 +3,9 @@
 use super::{config::TypeFacts, tags};
 use crate::model::{ClientToken, HourlyPrice, InstanceId, InstanceRecord, InstanceState, Purchase};
 use jiff::Timestamp;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+pub type Tags = BTreeMap<String, String>;
 
 /// An instance, as EC2 tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct Machine {
     pub secondary_ip: Option<IpAddr>,
     pub launched_at: Timestamp,
     pub spot: bool,
-    pub tags: BTreeMap<String, String>,
+    pub tags: Arc<Tags>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub fn record(machine: Machine, types: &BTreeMap<String, TypeFacts>) -> Instance
         private_ip: machine.private_ip,
         pod_ip: machine.secondary_ip,
         launched_at: machine.launched_at,
-        tags: machine.tags.into(),
+        tags: machine.tags,
     }
 }
 
@@ -78,7 +80,7 @@ pub(super) mod tests {
             secondary_ip: Some(IpAddr::from([10, 0, 0, 5])),
             launched_at: Timestamp::UNIX_EPOCH,
             spot: false,
-            tags: BTreeMap::new(),
+            tags: Arc::default(),
         }
     }
 
@@ -86,8 +88,8 @@ pub(super) mod tests {
     fn purchase_price_and_token_are_what_the_tags_say() {
         let tags =
             [(tags::PURCHASE, "capacity-reservation"), ("pilotlight.dev/prices", "c6i.large=7"), (tags::TOKEN, "t")];
-        let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let record = record(Machine { tags, ..machine("i-1") }, &config().types);
+        let tags = Tags::from(tags.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let record = record(Machine { tags: tags.into(), ..machine("i-1") }, &config().types);
         assert_eq!(record.purchase, Purchase::CapacityReservation);
         assert_eq!(record.price, HourlyPrice(7));
         assert_eq!(record.client_token.as_str(), "t");

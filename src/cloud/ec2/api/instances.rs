@@ -2,14 +2,15 @@
 
 use super::super::{
     limits::Kind,
-    records::{Machine, MachineState},
+    records::{Machine, MachineState, Tags},
     refusal::Refusal,
 };
 use super::{Api, of_cluster, plain_tags};
+use crate::interner::Interner;
 use crate::model::InstanceId;
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::PoisonError};
 
 /// As many as EC2 gives at once.
 const PAGE: usize = 1000;
@@ -26,7 +27,7 @@ fn page_size(calm: Option<usize>) -> usize {
 }
 
 /// None for what is no instance of a kind that is known here.
-pub(super) fn machine(instance: &Instance) -> Option<Machine> {
+fn machine(instance: &Instance, tags: &mut Interner<Tags>) -> Option<Machine> {
     let address = |text: &str| text.parse::<IpAddr>().ok();
     let interface = instance.network_interfaces().first();
     let secondary = interface.and_then(|interface| {
@@ -52,11 +53,18 @@ pub(super) fn machine(instance: &Instance) -> Option<Machine> {
         secondary_ip: secondary,
         launched_at: instance.launch_time().and_then(|at| Timestamp::from_second(at.secs()).ok())?,
         spot: instance.instance_lifecycle().is_some_and(|lifecycle| lifecycle.as_str() == "spot"),
-        tags: plain_tags(instance.tags()),
+        tags: tags.intern(plain_tags(instance.tags())),
     })
 }
 
 impl Api {
+    /// Those that were launched together have the same tags.
+    pub(super) fn machines<'a>(&self, instances: impl IntoIterator<Item = &'a Instance>) -> Vec<Machine> {
+        // A value is in it or not: a panic leaves no half of one.
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.into_iter().filter_map(|instance| machine(instance, &mut tags)).collect()
+    }
+
     /// All of the cluster that are not terminated, in every other state. `calm`: nobody waits for the answer, which may
     /// be told in parts; there were so many.
     pub async fn living(&self, cluster: &str, calm: Option<usize>) -> Result<Vec<Machine>, Refusal> {
@@ -83,7 +91,7 @@ impl Api {
                 .send()
                 .await;
             let page = self.answer(Kind::Describe, sent)?;
-            found.extend(page.reservations().iter().flat_map(|r| r.instances()).filter_map(machine));
+            found.extend(self.machines(page.reservations().iter().flat_map(|r| r.instances())));
             next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
             if next.is_none() {
                 return Ok(found);
@@ -97,7 +105,7 @@ impl Api {
         self.limits.take(Kind::Describe, 1).await;
         let sent = self.client.describe_instances().set_instance_ids(Some(ids)).send().await;
         let answer = self.answer(Kind::Describe, sent)?;
-        Ok(answer.reservations().iter().flat_map(|r| r.instances()).filter_map(machine).collect())
+        Ok(self.machines(answer.reservations().iter().flat_map(|r| r.instances())))
     }
 
     /// One unknown id fails the call.

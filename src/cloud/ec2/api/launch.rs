@@ -1,7 +1,7 @@
 //! RunInstances, CreateFleet and the launch templates that both take.
 
 use super::super::{limits::Kind, records::Machine, refusal::Refusal, template::Template};
-use super::{Api, instances::machine, sdk_tags};
+use super::{Api, sdk_tags};
 use crate::model::{Allocation, CreditMode};
 use aws_sdk_ec2::types::{
     CapacityReservationPreference, CapacityReservationSpecification, CreditSpecificationRequest,
@@ -86,7 +86,7 @@ impl Api {
             .send()
             .await;
         let answer = self.answer(Kind::RunInstances, sent)?;
-        Ok(answer.instances().iter().filter_map(machine).collect())
+        Ok(self.machines(answer.instances()))
     }
 
     pub async fn create_fleet(&self, order: &FleetOrder<'_>) -> Result<(Vec<FleetGiven>, Vec<FleetError>), Refusal> {
