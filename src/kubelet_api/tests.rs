@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -53,7 +53,11 @@ impl Reviews for FakeReviews {
     }
 }
 
-struct FakePods;
+#[derive(Default)]
+struct FakePods {
+    /// The API server does not answer.
+    away: AtomicBool,
+}
 
 fn pod(name: &str, instance: Option<&str>) -> FoundPod {
     FoundPod {
@@ -75,6 +79,9 @@ impl PodDirectory for FakePods {
         vec![pod("web", Some("i-1")), pod("new", None), pod("lost", Some("i-lost"))]
     }
     async fn objects(&self) -> Result<String, String> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err("no answer in time".into());
+        }
         let object = |pod: FoundPod| serde_json::json!({ "metadata": { "name": pod.name.name, "uid": pod.uid } });
         let items: Vec<_> = self.all().into_iter().map(object).collect();
         Ok(serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }).to_string())
@@ -174,6 +181,7 @@ async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (String, Buf
 struct Kubelet {
     address: SocketAddr,
     ca: Ca,
+    pods: Arc<FakePods>,
     link: Arc<FakeLink>,
     reviews: Arc<FakeReviews>,
     cancel: CancellationToken,
@@ -209,6 +217,7 @@ impl Kubelet {
         let ca = Ca::open(dir.path()).unwrap();
         let own = ca.server_certificate(&["127.0.0.1".into()]).unwrap();
         let serving = Arc::new(ServingCertificate::new(&own.certificate_pem, &own.key_pem).unwrap());
+        let pods = Arc::new(FakePods::default());
         let (link, reviews) =
             (Arc::new(FakeLink::default()), Arc::new(FakeReviews { rights, asked: AtomicUsize::new(0) }));
         let config = KubeletApiConfig {
@@ -222,7 +231,7 @@ impl Kubelet {
             config,
             Arc::clone(&serving) as _,
             Arc::clone(&reviews) as _,
-            Arc::new(FakePods),
+            Arc::clone(&pods) as _,
             Arc::clone(&link) as _,
             metrics,
         )
@@ -230,7 +239,7 @@ impl Kubelet {
         .unwrap();
         let (address, cancel) = (api.address(), CancellationToken::new());
         tokio::spawn(api.run(cancel.clone()));
-        Self { address, ca, link, reviews, cancel, serving, _dir: dir }
+        Self { address, ca, pods, link, reviews, cancel, serving, _dir: dir }
     }
 
     async fn connect(&self, own: Option<&KeyAndCertificate>) -> TlsStream<TcpStream> {
@@ -474,6 +483,18 @@ async fn a_scrape_tells_of_the_pods_that_answer() {
     );
     let (_, running) = kubelet.get("/runningpods/").await;
     assert!(running.contains("web") && !running.contains("\"new\""), "{running}");
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_the_pods_are_unavailable_and_why_is_said() {
+    let kubelet = Kubelet::start(&[], None).await;
+    kubelet.pods.away.store(true, Ordering::Relaxed);
+    for path in ["/pods", "/runningpods/"] {
+        let (status, text) = kubelet.get(path).await;
+        assert_eq!((status, text.as_str()), (503, "the node's pods can't be listed now: no answer in time"), "{path}");
+    }
+    kubelet.pods.away.store(false, Ordering::Relaxed);
+    assert_eq!(kubelet.get("/pods").await.0, 200);
 }
 
 #[tokio::test]

@@ -114,15 +114,20 @@ fn limited(limit: Limit) -> Buying {
 }
 
 #[test]
-fn what_is_lost_with_a_connection_is_sent_again() {
+fn what_is_lost_with_a_connection_is_sent_again_and_what_arrived_is_not() {
     let mut sim = Sim::new();
     sim.create(1000);
     sim.launch_returns(true);
     sim.connect(0);
     sim.disconnect(0);
+    assert!(!sim.is_sent_something(0));
     sim.connect(0);
+    assert!(sim.is_sent_something(0));
     sim.agent_acts(0);
     assert_eq!(sim.holders(0), 1);
+    sim.disconnect(0);
+    sim.connect(0);
+    assert!(!sim.is_sent_something(0));
     sim.settle();
     sim.delete(0, false);
     sim.disconnect(0);

@@ -413,6 +413,11 @@ impl Sim {
         self.wait(2);
     }
 
+    /// Whether something is on its way to the agent.
+    pub fn is_sent_something(&self, n: usize) -> bool {
+        self.machines.values().nth(n).is_some_and(|machine| machine.on_its_way.is_some())
+    }
+
     /// How many machines run the Pod.
     pub fn holders(&self, n: usize) -> usize {
         let uid = nth(&self.objects, n).expect("it exists");
