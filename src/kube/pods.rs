@@ -95,7 +95,7 @@ fn of_node(node: &NodeName) -> String {
 fn seen(pod: &Pod, labels: &mut Interner<Labels>) -> Option<PodSeen> {
     let mut intent = pod_intent(pod)?;
     for own in [&mut intent.labels, &mut intent.annotations] {
-        *own = labels.intern(std::mem::take(Arc::make_mut(own)));
+        *own = labels.intern(Arc::unwrap_or_clone(std::mem::take(own)));
     }
     let intent = Arc::new(intent);
     Some(PodSeen { intent, status: observed_status(pod).map(Arc::new), gates: gates(pod), unhonoured: unhonoured(pod) })

@@ -232,12 +232,12 @@ impl World {
         if let Some(claimed) = &claimed {
             entry.holds = Some(claimed.clone());
         }
-        if let Some(pod) = bound.as_ref().and_then(|uid| self.pods.get_mut(uid)) {
-            match &claimed {
-                None => pod.heard_from(&id, None),
-                Some((uid, generation)) if bound.as_ref() == Some(uid) => pod.heard_from(&id, Some(*generation)),
-                Some(_) => {}
-            }
+        // One that holds another Pod can't take this one up.
+        if let Some(bound) = bound
+            && claimed.as_ref().is_none_or(|(uid, _)| *uid == bound)
+            && let Some(pod) = self.pods.get_mut(&bound)
+        {
+            pod.heard_from(&id, claimed.as_ref().map(|(_, generation)| *generation));
         }
         let Some((uid, _)) = claimed else { return };
         let other = self.holders.get(&uid).filter(|other| **other != id).and_then(|other| self.instances.get(other));
