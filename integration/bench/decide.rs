@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         let decisions = planner.decide_all(&demands, &mut Ledger::new(&policy));
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         bought = decisions.iter().filter(|d| matches!(d.outcome, Outcome::Plan(_))).count();
-        dropped = decisions.iter().map(|d| d.dropped.len()).sum();
+        dropped = decisions.iter().map(|d| d.dropped().count()).sum();
     }
     times.sort_by(f64::total_cmp);
     let (best, median, worst) = (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);

@@ -401,10 +401,10 @@ impl<'a> Round<'a> {
         };
         let credits = case.class().credits.mode;
         let class = decision.class;
-        if let Some(until) = self.cooling(&class, &choice.zone) {
-            return Waiting::Failed { class, until };
+        if let Some(until) = self.cooling(class, choice.zone) {
+            return Waiting::Failed { class: class.to_owned(), until };
         }
-        if !self.has_room(&choice.zone) {
+        if !self.has_room(choice.zone) {
             return Waiting::LimitReached;
         }
         // A fleet of spot pools is one attempt however many there are: the more, the less it is interrupted.
@@ -413,7 +413,8 @@ impl<'a> Round<'a> {
         } else {
             self.rules.policy.ice.max_attempts.max(1) as usize
         };
-        let first = Offer { instance_type: choice.instance_type, purchase: choice.option, price: choice.price };
+        let instance_type = choice.instance_type.to_owned();
+        let first = Offer { instance_type, purchase: choice.option, price: choice.price };
         let others = choice.alternatives.iter().filter(|(pool, _)| self.planner.zone(pool.zone) == choice.zone);
         let others = others.map(|(pool, price)| Offer {
             instance_type: self.planner.type_of(pool.instance_type).name.clone(),
@@ -421,8 +422,8 @@ impl<'a> Round<'a> {
             price: *price,
         });
         let offers: Vec<Offer> = std::iter::once(first.clone()).chain(others).take(most).collect();
-        self.order(&class, &choice.zone, offers, choice.allocation, credits, Some(&demand.wants));
-        Waiting::Launching { class, offer: first }
+        self.order(class, choice.zone, offers, choice.allocation, credits, Some(&demand.wants));
+        Waiting::Launching { class: class.to_owned(), offer: first }
     }
 
     /// Adds one to the order of its like, booked at the dearest of what it may become.
@@ -473,12 +474,13 @@ impl<'a> Round<'a> {
     }
 }
 
-fn pending(class: String, outcome: Outcome) -> Waiting {
-    match outcome {
-        Outcome::Pend(pend) => Waiting::Pending { class, reason: pend.reason, message: pend.message },
+fn pending(class: &str, outcome: Outcome<'_>) -> Waiting {
+    let (reason, message) = match outcome {
+        Outcome::Pend(pend) => (pend.reason, pend.message),
         // Not what it is called for.
-        Outcome::Plan(choice) => Waiting::Pending { class, reason: "Pending", message: choice.instance_type },
-    }
+        Outcome::Plan(choice) => ("Pending", choice.instance_type.to_owned()),
+    };
+    Waiting::Pending { class: class.to_owned(), reason, message }
 }
 
 /// What is booked of something that may become any of these. The lists are never empty.

@@ -47,7 +47,7 @@ pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, n
 pub use planner::Planner;
 pub use policy::Policy;
 pub use schedule::{Window, overlap, standby};
-pub use why::Why;
+pub use why::{Unfit, Why};
 
 use crate::model::Labels;
 use std::sync::Arc;

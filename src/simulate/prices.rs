@@ -70,11 +70,11 @@ pub fn prices(
     };
     let spot = market.spot.iter().filter(|((name, _), _)| *name == reserve.instance_type).map(|(_, price)| *price);
     Ok(Prices {
-        standard_type: choices.first().map(|c| c.instance_type.clone()).unwrap_or_default(),
+        standard_type: choices.first().map(|c| c.instance_type.to_owned()).unwrap_or_default(),
         standard: choices.into_iter().map(|choice| choice.price).collect(),
         reserve: reserve.price,
         reserve_on_spot: spot.min().map(|price| HourlyPrice(price.0.saturating_add(reserve.surplus.0))),
-        reserve_type: reserve.instance_type,
+        reserve_type: reserve.instance_type.to_owned(),
         origins: market.origins.clone(),
     })
 }

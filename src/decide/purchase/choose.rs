@@ -1,14 +1,15 @@
 //! One Pod's decision, and a batch's.
 
-use super::ledger::{Draw, Ledger, Live, Tally, is_on_demand};
+use super::ledger::{Draw, Group, Ledger, Live, Tally, is_on_demand};
 use super::market::TypeSpec;
 use super::narrow::{Narrowing, narrowing};
 use super::planner::{OPTIONS, Planner, rank, selects};
-use super::policy::{Allocation, Class, CreditMode, GroupBy, Limit, Match, Scope, Sizing, Spread, Step};
-use super::why::Why;
+use super::policy::{Allocation, Class, CreditMode, GroupBy, Limit, Match, Mix, Scope, Sizing, Spread, Step};
+use super::why::{Unfit, Why};
 use super::{Demand, Market, Policy};
 use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// A type in a zone, by its place in the [`Planner`]'s tables.
@@ -18,38 +19,42 @@ pub struct PoolId {
     pub zone: u16,
 }
 
+/// In the words of the demand, the policy and the market: nothing of them is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    pub uid: String,
-    pub namespace: String,
-    pub class: String,
+pub struct Decision<'a> {
+    pub uid: &'a str,
+    pub namespace: &'a str,
+    pub class: &'a str,
     /// What the instance must offer the Pod.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
-    pub outcome: Outcome,
-    pub dropped: Vec<Dropped>,
+    pub outcome: Outcome<'a>,
+    /// The types that do not do for the Pod at all.
+    pub unfit: Vec<(u16, Unfit)>,
+    /// What else was not bought.
+    pub passed_over: Vec<Dropped>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Plan(Choice),
+pub enum Outcome<'a> {
+    Plan(Choice<'a>),
     Pend(Pend),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Choice<'a> {
     pub option: Purchase,
     pub allocation: Allocation,
     pub pool: PoolId,
-    pub instance_type: String,
-    pub zone: String,
+    pub instance_type: &'a str,
+    pub zone: &'a str,
     /// After commitments, with surplus credits: what one more costs.
     pub price: HourlyPrice,
     /// What commitments pay of it.
     pub drawn: Vec<Draw>,
     pub surplus: HourlyPrice,
     /// The group it counts in.
-    pub group: String,
+    pub group: Cow<'a, str>,
     /// What to try next, best first, if there is no capacity; each with its price.
     pub alternatives: Vec<(PoolId, HourlyPrice)>,
 }
@@ -70,37 +75,66 @@ pub struct Dropped {
     pub why: Why,
 }
 
-/// Compared in the order of its fields. Small: a batch's decision is mostly the moving of these.
+/// Compared as its parts one after the other: rank, crowd (where that comes first), price; then crowd, size, zone.
+/// Two numbers, as a batch's decision is mostly the comparing and moving of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    rank: u32,
-    crowd_first: u32,
-    price: HourlyPrice,
-    crowd: u32,
-    /// The type's place by [`Planner::sizes`], smallest first.
-    size: u16,
-    zone: u16,
+    before: u128,
+    after: u64,
 }
 
-impl Decision {
+impl Candidate {
+    /// `size`: the type's place by [`Planner::sizes`], smallest first.
+    fn new(rank: u32, crowd_first: u32, price: HourlyPrice, crowd: u32, size: u16, zone: u16) -> Self {
+        Self {
+            before: u128::from(rank) << 96 | u128::from(crowd_first) << 64 | u128::from(price.0),
+            after: u64::from(crowd) << 32 | u64::from(size) << 16 | u64::from(zone),
+        }
+    }
+
+    fn price(self) -> HourlyPrice {
+        HourlyPrice(self.before as u64)
+    }
+
+    fn size(self) -> u16 {
+        (self.after >> 16) as u16
+    }
+
+    fn zone(self) -> u16 {
+        self.after as u16
+    }
+}
+
+impl Decision<'_> {
+    /// The reason for each candidate that was dropped.
+    pub fn dropped(&self) -> impl Iterator<Item = Dropped> {
+        dropped(&self.unfit, &self.passed_over)
+    }
+
     /// What it books in the ledger.
-    pub fn live(&self) -> Option<Live> {
+    pub fn live(&self) -> Option<Live<'_>> {
         let Outcome::Plan(choice) = &self.outcome else { return None };
         Some(Live {
-            namespace: self.namespace.clone(),
-            class: self.class.clone(),
-            group: choice.group.clone(),
+            namespace: self.namespace,
+            class: self.class,
+            group: Cow::Borrowed(&choice.group),
             option: choice.option,
-            instance_type: choice.instance_type.clone(),
-            zone: choice.zone.clone(),
+            instance_type: choice.instance_type,
+            zone: choice.zone,
             price: choice.price,
-            drawn: choice.drawn.clone(),
+            drawn: Cow::Borrowed(&choice.drawn),
         })
     }
 }
 
 /// What one Pod gets.
-pub fn decide(policy: &Policy, demand: &Demand, market: &Market, ledger: &Ledger, now: Timestamp) -> Decision {
+pub fn decide<'a>(
+    policy: &'a Policy,
+    demand: &'a Demand,
+    market: &'a Market,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Decision<'a> {
     Planner::new(policy, market, now).decide(demand, ledger)
 }
 
@@ -119,11 +153,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Decides for all, by UID, each booked before the next. The answers are in that order.
-    pub fn decide_all(&self, demands: &[Demand], ledger: &mut Ledger) -> Vec<Decision> {
+    pub fn decide_all<'d>(&self, demands: &'d [Demand], ledger: &mut Ledger) -> Vec<Decision<'d>>
+    where
+        'a: 'd,
+    {
         let mut order: Vec<&Demand> = demands.iter().collect();
         order.sort_by(|a, b| a.uid.cmp(&b.uid));
         let mut scratch = Scratch::default();
-        let decide = |demand: &Demand| {
+        let decide = |demand: &'d Demand| {
             let decision = match self.case(demand, ledger) {
                 Ok(case) => case.decide_in(&mut scratch),
                 Err(refused) => *refused,
@@ -136,7 +173,10 @@ impl<'a> Planner<'a> {
         order.into_iter().map(decide).collect()
     }
 
-    pub fn decide(&self, demand: &Demand, ledger: &Ledger) -> Decision {
+    pub fn decide<'d>(&self, demand: &'d Demand, ledger: &Ledger) -> Decision<'d>
+    where
+        'a: 'd,
+    {
         match self.case(demand, ledger) {
             Ok(case) => case.decide(),
             Err(refused) => *refused,
@@ -144,7 +184,10 @@ impl<'a> Planner<'a> {
     }
 
     /// A Pod's question, or the answer where there is nothing to look into.
-    pub fn case<'p>(&'p self, demand: &'p Demand, ledger: &'p Ledger) -> Result<Case<'a, 'p>, Box<Decision>> {
+    pub fn case<'d, 'l>(&'l self, demand: &'d Demand, ledger: &'l Ledger) -> Result<Case<'d, 'l>, Box<Decision<'d>>>
+    where
+        'a: 'd,
+    {
         let place = self.policy.classes.iter().position(|class| serves(class, demand));
         let Some(place) = place else {
             let message = match &demand.class {
@@ -153,7 +196,8 @@ impl<'a> Planner<'a> {
             };
             return Err(Box::new(pending(demand, "", (0, 0), "NoClassMatches", message)));
         };
-        let class = &self.policy.classes[place];
+        let policy: &'d Policy = self.policy;
+        let class = &policy.classes[place];
         let need = need(class.sizing, demand);
         let narrowing = match narrowing(&demand.annotations, self.policy.overrides) {
             Ok(narrowing) => narrowing,
@@ -177,7 +221,14 @@ impl<'a> Planner<'a> {
 
     /// What the ledger books for a machine that is there: at its price, with what it takes of the
     /// commitments that are left.
-    pub fn live(&self, class: &str, demand: Option<&Demand>, offer: &Offer, zone: &str, ledger: &Ledger) -> Live {
+    pub fn live<'d>(
+        &self,
+        class: &'d str,
+        demand: Option<&'d Demand>,
+        offer: &'d Offer,
+        zone: &'d str,
+        ledger: &Ledger,
+    ) -> Live<'d> {
         let known = self.policy.classes.iter().find(|c| c.name == class);
         let type_id = self.types.binary_search_by(|t| t.name.as_str().cmp(&offer.instance_type)).ok();
         let zone_id = self.zones.binary_search(&zone).ok();
@@ -188,14 +239,14 @@ impl<'a> Planner<'a> {
             ledger.after_commitments(&self.policy.commitments, matching, self.types[type_id]).1
         });
         Live {
-            namespace: demand.map(|d| d.namespace.clone()).unwrap_or_default(),
-            class: class.to_owned(),
+            namespace: demand.map(|d| d.namespace.as_str()).unwrap_or_default(),
+            class,
             group: known.zip(demand).map(|(class, demand)| group_of(class, demand)).unwrap_or_default(),
             option: offer.purchase,
-            instance_type: offer.instance_type.clone(),
-            zone: zone.to_owned(),
+            instance_type: &offer.instance_type,
+            zone,
             price: offer.price,
-            drawn: drawn.unwrap_or_default(),
+            drawn: Cow::Owned(drawn.unwrap_or_default()),
         }
     }
 
@@ -217,21 +268,32 @@ struct Scratch {
     types: Vec<(u16, u32)>,
     zones: Vec<(u16, u32)>,
     offers: Vec<Candidate>,
-    dropped: Vec<Dropped>,
+    unfit: Vec<(u16, Unfit)>,
+    passed_over: Vec<Dropped>,
+}
+
+fn dropped(unfit: &[(u16, Unfit)], passed_over: &[Dropped]) -> impl Iterator<Item = Dropped> {
+    let types = unfit.iter().map(|&(id, unfit)| Dropped {
+        option: None,
+        instance_type: Some(id),
+        zone: None,
+        why: Why::Unfit(unfit),
+    });
+    types.chain(passed_over.iter().copied())
 }
 
 /// One Pod's question to the policy.
-pub struct Case<'a, 'p> {
-    planner: &'p Planner<'a>,
+pub struct Case<'a, 'l> {
+    planner: &'l Planner<'a>,
     /// The class's, in the policy.
     place: usize,
-    class: &'p Class,
-    demand: &'p Demand,
+    class: &'a Class,
+    demand: &'a Demand,
     narrowing: Narrowing,
     need: (u64, u64),
     limits: Vec<Room<'a>>,
-    ledger: &'p Ledger,
-    group: String,
+    ledger: &'l Ledger,
+    group: Cow<'a, str>,
 }
 
 /// What a limit leaves.
@@ -263,26 +325,27 @@ struct Offering<'s> {
     cap: Option<HourlyPrice>,
 }
 
-impl Case<'_, '_> {
-    pub fn class(&self) -> &Class {
+impl<'a> Case<'a, '_> {
+    pub fn class(&self) -> &'a Class {
         self.class
     }
 
-    pub fn decide(&self) -> Decision {
+    pub fn decide(&self) -> Decision<'a> {
         self.decide_in(&mut Scratch::default())
     }
 
-    fn decide_in(&self, scratch: &mut Scratch) -> Decision {
+    fn decide_in(&self, scratch: &mut Scratch) -> Decision<'a> {
         let (cpu_millis, memory_bytes) = self.need;
         let outcome = self.run(self.place, scratch);
         Decision {
-            uid: self.demand.uid.clone(),
-            namespace: self.demand.namespace.clone(),
-            class: self.class.name.clone(),
+            uid: &self.demand.uid,
+            namespace: &self.demand.namespace,
+            class: &self.class.name,
             cpu_millis,
             memory_bytes,
             outcome,
-            dropped: scratch.dropped.clone(),
+            unfit: scratch.unfit.clone(),
+            passed_over: scratch.passed_over.clone(),
         }
     }
 
@@ -307,26 +370,27 @@ impl Case<'_, '_> {
 
     /// Whether its group has too few on demand for the next to be anything else.
     pub fn lacks_on_demand(&self) -> bool {
-        let group = self.ledger.group(&self.class.name, &self.group);
-        self.class.mix.is_some_and(|mix| {
-            let (live, on_demand) = group.map_or((0, 0), |g| (g.live, g.on_demand));
-            on_demand < mix.wanted(live.saturating_add(1))
-        })
+        self.class.mix.is_some_and(|mix| lacks(mix, self.group()))
     }
 
-    fn run(&self, place: usize, scratch: &mut Scratch) -> Outcome {
+    fn group(&self) -> Option<&Group> {
+        self.ledger.group(&self.class.name, &self.group)
+    }
+
+    fn run(&self, place: usize, scratch: &mut Scratch) -> Outcome<'a> {
         let planner = self.planner;
-        let Scratch { types, zones, offers, dropped } = scratch;
+        let Scratch { types, zones, offers, unfit, passed_over: dropped } = scratch;
         types.clear();
         zones.clear();
+        unfit.clear();
         dropped.clear();
         for ((id, spec), verdict) in (0u16..).zip(&planner.types).zip(&planner.classes[place].types) {
             match verdict.and_then(|rank| self.fits(spec, rank)) {
                 Ok(rank) => types.push((id, rank)),
-                Err(why) => dropped.push(Dropped { option: None, instance_type: Some(id), zone: None, why }),
+                Err(why) => unfit.push((id, why)),
             }
         }
-        let group = self.ledger.group(&self.class.name, &self.group);
+        let group = self.group();
         for ((id, zone), allowed) in (0u16..).zip(&planner.zones).zip(&planner.classes[place].zones) {
             let other = self.demand.zones.as_ref().is_some_and(|zones| !zones.iter().any(|z| z == zone));
             let why = match () {
@@ -340,11 +404,11 @@ impl Case<'_, '_> {
             };
             dropped.push(Dropped { option: None, instance_type: None, zone: Some(id), why });
         }
-        let lacking = self.lacks_on_demand();
-        let mut steps: Vec<&Step> = self.class.purchase.iter().collect();
-        if self.class.mix.is_some() {
-            steps.sort_by_key(|step| is_on_demand(step.option) != lacking);
-        }
+        let lacking = self.class.mix.is_some_and(|mix| lacks(mix, group));
+        // Of a mix those that it lacks first.
+        let first = |step: &&Step| self.class.mix.is_none() || is_on_demand(step.option) == lacking;
+        let steps = self.class.purchase.iter();
+        let steps = steps.clone().filter(first).chain(steps.filter(|step| !first(step)));
         let mut shortage = dropped.iter().any(|d| d.why.is_shortage());
         for step in steps {
             let from = dropped.len();
@@ -355,28 +419,28 @@ impl Case<'_, '_> {
                 return Outcome::Plan(choice);
             }
         }
-        Outcome::Pend(self.pend(dropped))
+        Outcome::Pend(self.pend(unfit, dropped))
     }
 
     /// Whether a type holds the Pod, and its rank in the annotations' order, if they have one.
-    fn fits(&self, spec: &TypeSpec, mut place: u32) -> Result<u32, Why> {
+    fn fits(&self, spec: &TypeSpec, mut place: u32) -> Result<u32, Unfit> {
         let (cpu, memory) = self.need;
         if !self.narrowing.allow.iter().all(|list| list.iter().any(|selector| selects(selector, spec))) {
-            return Err(Why::NotInAnnotation);
+            return Err(Unfit::NotInAnnotation);
         }
         if let Some(list) = &self.narrowing.listed {
             place = rank(list, spec);
         }
         if self.demand.architecture.is_some_and(|architecture| architecture != spec.architecture) {
-            return Err(Why::Architecture);
+            return Err(Unfit::Architecture);
         }
         let offered = spec.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
         if spec.cpu_millis < cpu || offered < memory {
-            return Err(Why::TooSmall);
+            return Err(Unfit::TooSmall);
         }
         let throttled = spec.burst.is_some_and(|burst| burst.baseline_millis < cpu);
         if self.class.credits.mode == CreditMode::Standard && throttled {
-            return Err(Why::AboveBaseline);
+            return Err(Unfit::AboveBaseline);
         }
         Ok(place)
     }
@@ -389,7 +453,7 @@ impl Case<'_, '_> {
         zones: &[(u16, u32)],
         offers: &mut Vec<Candidate>,
         dropped: &mut Vec<Dropped>,
-    ) -> Option<Choice> {
+    ) -> Option<Choice<'a>> {
         let option = Some(step.option);
         let whole = |why| Dropped { option, instance_type: None, zone: None, why };
         if self.narrowing.purchase.as_ref().is_some_and(|options| !options.contains(&step.option)) {
@@ -432,14 +496,10 @@ impl Case<'_, '_> {
             for &(zone_id, crowd) in zones {
                 let pool = PoolId { instance_type: type_id, zone: zone_id };
                 match self.price(&offering, spec, pool, most, surplus) {
-                    Ok(price) => offers.push(Candidate {
-                        rank,
-                        crowd_first: if balanced { crowd } else { 0 },
-                        price,
-                        crowd,
-                        size,
-                        zone: zone_id,
-                    }),
+                    Ok(price) => {
+                        let crowd_first = if balanced { crowd } else { 0 };
+                        offers.push(Candidate::new(rank, crowd_first, price, crowd, size, zone_id));
+                    }
                     Err(why) => {
                         dropped.push(Dropped { option, instance_type: Some(type_id), zone: Some(zone_id), why });
                     }
@@ -465,23 +525,23 @@ impl Case<'_, '_> {
         }
         offers.sort_unstable();
         let pool = |offer: &Candidate| PoolId {
-            instance_type: self.planner.sizes.smallest_first[usize::from(offer.size)],
-            zone: offer.zone,
+            instance_type: self.planner.sizes.smallest_first[usize::from(offer.size())],
+            zone: offer.zone(),
         };
         let (best, others) = offers.split_first()?;
-        let (best, price) = (pool(best), best.price);
+        let (best, price) = (pool(best), best.price());
         let spec = self.planner.types[usize::from(best.instance_type)];
         Some(Choice {
             option: step.option,
             allocation: step.allocation,
             pool: best,
-            instance_type: spec.name.clone(),
-            zone: self.planner.zone(best.zone).to_owned(),
+            instance_type: &spec.name,
+            zone: self.planner.zone(best.zone),
             price,
             drawn: self.drawn(step.option, spec, best),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
-            alternatives: others.iter().map(|offer| (pool(offer), offer.price)).collect(),
+            alternatives: others.iter().map(|offer| (pool(offer), offer.price())).collect(),
         })
     }
 
@@ -559,17 +619,16 @@ impl Case<'_, '_> {
     }
 
     /// The reason of what came nearest to being bought; of equally near ones the smallest figures.
-    fn pend(&self, dropped: &[Dropped]) -> Pend {
-        let nearer = |a: &&Dropped, b: &&Dropped| match stage(a.why).cmp(&stage(b.why)) {
+    fn pend(&self, unfit: &[(u16, Unfit)], passed_over: &[Dropped]) -> Pend {
+        let nearer = |a: &Dropped, b: &Dropped| match stage(a.why).cmp(&stage(b.why)) {
             Ordering::Equal => b.cmp(a),
             order => order,
         };
-        let Some(nearest) = dropped.iter().max_by(nearer) else {
+        let Some(nearest) = dropped(unfit, passed_over).max_by(nearer) else {
             return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
         };
         let (cpu, memory) = self.need;
-        let small = dropped.iter().filter(|d| d.why == Why::TooSmall).filter_map(|d| d.instance_type);
-        let small = small.map(|id| self.planner.type_of(id));
+        let small = unfit.iter().filter(|(_, why)| *why == Unfit::TooSmall).map(|(id, _)| self.planner.type_of(*id));
         let largest = small.max_by_key(|t| (t.memory_bytes, t.cpu_millis, &t.name));
         if let Some(largest) = largest.filter(|_| stage(nearest.why) == TOO_SMALL) {
             let offered = largest.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
@@ -582,16 +641,22 @@ impl Case<'_, '_> {
                 largest.cpu_millis,
                 offered >> 20,
             );
-            return Pend { reason: Why::TooSmall.reason(), message };
+            return Pend { reason: nearest.why.reason(), message };
         }
         let message = format!(
             "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
             memory.div_ceil(1 << 20),
             self.class.name,
-            self.planner.explain(nearest),
+            self.planner.explain(&nearest),
         );
         Pend { reason: nearest.why.reason(), message }
     }
+}
+
+/// Whether the next of a group must be on demand, by its class's mix.
+fn lacks(mix: Mix, group: Option<&Group>) -> bool {
+    let (live, on_demand) = group.map_or((0, 0), |group| (group.live, group.on_demand));
+    on_demand < mix.wanted(live.saturating_add(1))
 }
 
 impl Planner<'_> {
@@ -613,9 +678,12 @@ const TOO_SMALL: u8 = 2;
 /// How near to being bought: the place in Why's order, whatever the figures.
 fn stage(why: Why) -> u8 {
     match why {
-        Why::NotAllowed | Why::Denied | Why::Architecture | Why::Generation | Why::Burstable => 0,
-        Why::NotBurstable | Why::AboveMaxVcpu | Why::AboveMaxMemory | Why::NotInAnnotation => 1,
-        Why::TooSmall | Why::AboveBaseline => TOO_SMALL,
+        Why::Unfit(unfit) => match unfit {
+            Unfit::NotAllowed | Unfit::Denied | Unfit::Architecture | Unfit::Generation | Unfit::Burstable => 0,
+            Unfit::AboveMaxVcpu | Unfit::AboveMaxMemory | Unfit::NotInAnnotation => 1,
+            Unfit::TooSmall | Unfit::AboveBaseline => TOO_SMALL,
+        },
+        Why::NotBurstable => 1,
         Why::ZoneNotAllowed | Why::OtherZone | Why::NotOffered | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
         Why::NoReservation | Why::NotSpot => 4,
         Why::SurplusTooDear { .. } | Why::AbovePercent { .. } | Why::OverCap { .. } => 5,
@@ -631,15 +699,22 @@ impl Policy {
     }
 }
 
-fn pending(demand: &Demand, class: &str, need: (u64, u64), reason: &'static str, message: String) -> Decision {
+fn pending<'a>(
+    demand: &'a Demand,
+    class: &'a str,
+    need: (u64, u64),
+    reason: &'static str,
+    message: String,
+) -> Decision<'a> {
     Decision {
-        uid: demand.uid.clone(),
-        namespace: demand.namespace.clone(),
-        class: class.to_owned(),
+        uid: &demand.uid,
+        namespace: &demand.namespace,
+        class,
         cpu_millis: need.0,
         memory_bytes: need.1,
         outcome: Outcome::Pend(Pend { reason, message }),
-        dropped: Vec::new(),
+        unfit: Vec::new(),
+        passed_over: Vec::new(),
     }
 }
 
@@ -665,13 +740,14 @@ pub(super) fn need(sizing: Sizing, demand: &Demand) -> (u64, u64) {
     }
 }
 
-fn group_of(class: &Class, demand: &Demand) -> String {
+fn group_of<'a>(class: &Class, demand: &'a Demand) -> Cow<'a, str> {
+    let Demand { namespace, owner, uid, .. } = demand;
     match class.mix.map(|mix| mix.group_by).unwrap_or_default() {
-        GroupBy::Class => String::new(),
-        GroupBy::Namespace => demand.namespace.clone(),
-        GroupBy::Owner => match &demand.owner {
-            Some((kind, name)) => format!("{}/{kind}/{name}", demand.namespace),
-            None => format!("{}/{}", demand.namespace, demand.uid),
-        },
+        GroupBy::Class => Cow::default(),
+        GroupBy::Namespace => Cow::Borrowed(namespace),
+        GroupBy::Owner => Cow::Owned(match owner {
+            Some((kind, name)) => [namespace, kind, name.as_str()].join("/"),
+            None => [namespace, uid.as_str()].join("/"),
+        }),
     }
 }

@@ -3,22 +3,23 @@
 use super::market::TypeSpec;
 use super::policy::{Commitment, Policy, Scope};
 use crate::model::{HourlyPrice, Purchase};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One instance that lives, or is about to be bought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
-    pub namespace: String,
-    pub class: String,
+pub struct Live<'a> {
+    pub namespace: &'a str,
+    pub class: &'a str,
     /// What its class counts shares and zones by.
-    pub group: String,
+    pub group: Cow<'a, str>,
     pub option: Purchase,
-    pub instance_type: String,
-    pub zone: String,
+    pub instance_type: &'a str,
+    pub zone: &'a str,
     /// After commitments.
     pub price: HourlyPrice,
     /// The commitments that pay a part of it.
-    pub drawn: Vec<Draw>,
+    pub drawn: Cow<'a, [Draw]>,
 }
 
 /// What an instance takes of a commitment: whole machines, hundredths of a unit, or micro-dollars.
@@ -68,19 +69,22 @@ impl Ledger {
         Self { left: policy.commitments.iter().map(Commitment::whole).collect(), ..Self::default() }
     }
 
-    pub fn book(&mut self, live: &Live) {
+    pub fn book(&mut self, live: &Live<'_>) {
         self.cluster.add(live.price);
-        of(&mut self.namespaces, &live.namespace).add(live.price);
-        of(&mut self.classes, &live.class).add(live.price);
-        let group = of(of(&mut self.groups, &live.class), &live.group);
-        group.live += 1;
-        group.on_demand += u32::from(is_on_demand(live.option));
-        *of(&mut group.zones, &live.zone) += 1;
-        *of(&mut self.zones, &live.zone) += 1;
+        change(&mut self.namespaces, live.namespace, |tally| tally.add(live.price));
+        change(&mut self.classes, live.class, |tally| tally.add(live.price));
+        change(&mut self.zones, live.zone, |count| *count += 1);
+        change(&mut self.groups, live.class, |groups| {
+            change(groups, &live.group, |group| {
+                group.live += 1;
+                group.on_demand += u32::from(is_on_demand(live.option));
+                change(&mut group.zones, live.zone, |count| *count += 1);
+            });
+        });
         if live.option == Purchase::CapacityReservation {
-            *self.reserved.entry((live.instance_type.clone(), live.zone.clone())).or_default() += 1;
+            *self.reserved.entry((live.instance_type.to_owned(), live.zone.to_owned())).or_default() += 1;
         }
-        for draw in &live.drawn {
+        for draw in live.drawn.iter() {
             if let Some(left) = self.left.get_mut(draw.commitment) {
                 *left = left.saturating_sub(draw.amount);
             }
@@ -158,12 +162,12 @@ impl Ledger {
     }
 }
 
-/// What is kept under a name; the name is copied when it is new alone.
-fn of<'m, T: Default>(map: &'m mut BTreeMap<String, T>, name: &str) -> &'m mut T {
-    if !map.contains_key(name) {
-        map.insert(name.to_owned(), T::default());
+/// Of what is kept under a name; the name is copied when it is new alone.
+fn change<T: Default>(map: &mut BTreeMap<String, T>, name: &str, change: impl FnOnce(&mut T)) {
+    match map.get_mut(name) {
+        Some(kept) => change(kept),
+        None => change(map.entry(name.to_owned()).or_default()),
     }
-    map.get_mut(name).expect("it is there by now")
 }
 
 /// Counts as on demand in a mix: what isn't taken away on short notice.

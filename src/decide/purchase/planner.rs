@@ -3,7 +3,7 @@
 use super::ledger::matching;
 use super::market::{Catalog, Market, TypeSpec};
 use super::policy::{Class, Instances, Policy, TypeSelector};
-use super::why::Why;
+use super::why::Unfit;
 use crate::model::{HourlyPrice, Purchase};
 use jiff::Timestamp;
 
@@ -52,7 +52,7 @@ impl Sizes {
 
 /// What a class says of each type and zone, whatever the Pod.
 pub(super) struct ClassTable {
-    pub types: Vec<Result<u32, Why>>,
+    pub types: Vec<Result<u32, Unfit>>,
     pub zones: Vec<bool>,
 }
 
@@ -98,31 +98,31 @@ impl<'a> Planner<'a> {
 }
 
 /// A type's place in the class's order, or why the class doesn't have it.
-pub(super) fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Why> {
+pub(super) fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Unfit> {
     let named = |list: &Vec<TypeSelector>| {
         list.iter().any(|s| matches!(s, TypeSelector::Name(glob) if glob.is_exact() && glob.as_str() == spec.name))
     };
     if !rules.allow.iter().all(|list| list.iter().any(|selector| selects(selector, spec))) {
-        return Err(Why::NotAllowed);
+        return Err(Unfit::NotAllowed);
     }
     if rules.deny.iter().any(|glob| glob.matches(&spec.name)) {
-        return Err(Why::Denied);
+        return Err(Unfit::Denied);
     }
     if !rules.architectures.is_empty() && !rules.architectures.contains(&spec.architecture) {
-        return Err(Why::Architecture);
+        return Err(Unfit::Architecture);
     }
     let old = |least: u32| spec.generation().is_some_and(|generation| generation < least);
     if rules.min_generation.is_some_and(old) && !rules.allow.iter().any(named) {
-        return Err(Why::Generation);
+        return Err(Unfit::Generation);
     }
     if spec.burst.is_some() && !rules.burstable {
-        return Err(Why::Burstable);
+        return Err(Unfit::Burstable);
     }
     if rules.max_cpu_millis.is_some_and(|max| spec.cpu_millis > max) {
-        return Err(Why::AboveMaxVcpu);
+        return Err(Unfit::AboveMaxVcpu);
     }
     if rules.max_memory_bytes.is_some_and(|max| spec.memory_bytes > max) {
-        return Err(Why::AboveMaxMemory);
+        return Err(Unfit::AboveMaxMemory);
     }
     Ok(rules.listed.as_ref().map_or(0, |list| rank(list, spec)))
 }

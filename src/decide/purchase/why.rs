@@ -1,21 +1,29 @@
-//! Why a candidate was dropped, in order of how near it came to being bought.
+//! Why a candidate was dropped, in order of how near it came to being bought: a type for itself ([`Unfit`]), or a way
+//! of paying for it somewhere ([`Why`]).
 
 use super::policy::{Limit, Scope};
 use crate::model::HourlyPrice;
 
+/// Why a type does not do for a Pod, wherever it is and however it is paid for. Without figures, and so small: most of
+/// a catalog's types are dropped so, for each Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub enum Unfit {
     NotAllowed,
     Denied,
     Architecture,
     Generation,
     Burstable,
-    NotBurstable,
     AboveMaxVcpu,
     AboveMaxMemory,
     NotInAnnotation,
     TooSmall,
     AboveBaseline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    Unfit(Unfit),
+    NotBurstable,
     ZoneNotAllowed,
     OtherZone,
     NotOffered,
@@ -51,20 +59,44 @@ pub enum Why {
     },
 }
 
-impl Why {
-    /// A CamelCase reason, for status and events.
-    pub fn reason(self) -> &'static str {
+impl Unfit {
+    fn reason(self) -> &'static str {
         match self {
             Self::NotAllowed
             | Self::Denied
             | Self::Architecture
             | Self::Generation
             | Self::Burstable
-            | Self::NotBurstable
             | Self::AboveMaxVcpu
             | Self::AboveMaxMemory => "NoInstanceTypeAllowed",
-            Self::NotInAnnotation | Self::PurchaseNotInAnnotation => "NarrowedAway",
+            Self::NotInAnnotation => "NarrowedAway",
             Self::TooSmall | Self::AboveBaseline => "NoInstanceTypeFits",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "is not among the class's instances",
+            Self::Denied => "is denied",
+            Self::Architecture => "has another architecture",
+            Self::Generation => "is of an older generation than allowed",
+            Self::Burstable => "is burstable, which the class does not allow",
+            Self::AboveMaxVcpu => "has more vCPUs than maxVcpu",
+            Self::AboveMaxMemory => "has more memory than maxMemory",
+            Self::NotInAnnotation => "is excluded by the Pod's annotations",
+            Self::TooSmall => "is too small",
+            Self::AboveBaseline => "has too low a CPU baseline for standard credits",
+        }
+    }
+}
+
+impl Why {
+    /// A CamelCase reason, for status and events.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unfit(unfit) => unfit.reason(),
+            Self::NotBurstable => "NoInstanceTypeAllowed",
+            Self::PurchaseNotInAnnotation => "NarrowedAway",
             Self::ZoneNotAllowed | Self::OtherZone => "NoZoneAllowed",
             Self::NotOffered => "NotOfferedInZone",
             Self::NoReservation => "NoCapacityReservation",
@@ -85,17 +117,8 @@ impl Why {
 
     pub fn message(self, limits: &[Limit]) -> String {
         match self {
-            Self::NotAllowed => "is not among the class's instances".to_owned(),
-            Self::Denied => "is denied".to_owned(),
-            Self::Architecture => "has another architecture".to_owned(),
-            Self::Generation => "is of an older generation than allowed".to_owned(),
-            Self::Burstable => "is burstable, which the class does not allow".to_owned(),
+            Self::Unfit(unfit) => unfit.message().to_owned(),
             Self::NotBurstable => "is not burstable".to_owned(),
-            Self::AboveMaxVcpu => "has more vCPUs than maxVcpu".to_owned(),
-            Self::AboveMaxMemory => "has more memory than maxMemory".to_owned(),
-            Self::NotInAnnotation => "is excluded by the Pod's annotations".to_owned(),
-            Self::TooSmall => "is too small".to_owned(),
-            Self::AboveBaseline => "has too low a CPU baseline for standard credits".to_owned(),
             Self::ZoneNotAllowed => "the class does not allow the zone".to_owned(),
             Self::OtherZone => "the Pod must run in another zone".to_owned(),
             Self::NotOffered => "the zone does not have the type".to_owned(),

@@ -148,8 +148,8 @@ impl Replica {
     }
 
     fn fill(&mut self, planner: &Planner, market: &Market, policy: &Policy, demand: &Demand, decision: Decision) {
-        self.not_taken = decision.dropped.iter().map(|dropped| not_taken(planner, policy, dropped)).collect();
-        self.class = Some(decision.class);
+        self.not_taken = decision.dropped().map(|dropped| not_taken(planner, policy, dropped)).collect();
+        self.class = Some(decision.class.to_owned());
         let choice = match decision.outcome {
             Outcome::Plan(choice) => choice,
             Outcome::Pend(pend) => {
@@ -160,14 +160,14 @@ impl Replica {
         };
         self.status = Status::Bought;
         let (on_demand_type, on_demand_hourly) = plain(market, policy, demand)
-            .unwrap_or_else(|| (choice.instance_type.clone(), planner.type_of(choice.pool.instance_type).on_demand));
+            .unwrap_or_else(|| (choice.instance_type.to_owned(), planner.type_of(choice.pool.instance_type).on_demand));
         let name = |(pool, _): &(crate::decide::purchase::PoolId, HourlyPrice)| {
             format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
         };
         self.bought = Some(Bought {
             purchase: choice.option.as_str(),
-            instance_type: choice.instance_type,
-            zone: choice.zone,
+            instance_type: choice.instance_type.to_owned(),
+            zone: choice.zone.to_owned(),
             hourly: choice.price,
             monthly: monthly(choice.price),
             surplus_hourly: choice.surplus,
@@ -259,7 +259,7 @@ fn plain(market: &Market, policy: &Policy, demand: &Demand) -> Option<(String, H
     holds.min_by_key(|t| (t.on_demand, &t.name)).map(|t| (t.name.clone(), t.on_demand))
 }
 
-fn not_taken(planner: &Planner, policy: &Policy, dropped: &Dropped) -> NotTaken {
+fn not_taken(planner: &Planner, policy: &Policy, dropped: Dropped) -> NotTaken {
     NotTaken {
         purchase: dropped.option.map(Purchase::as_str),
         instance_type: dropped.instance_type.map(|id| planner.type_of(id).name.clone()),

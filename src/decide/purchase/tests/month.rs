@@ -181,15 +181,16 @@ fn model(policy: &Policy, lives: &[Life]) -> (f64, Vec<Ran>) {
             let decision = planner.decide(&life.demand, &ledger);
             let Outcome::Plan(choice) = decision.outcome else { panic!("{decision:?}") };
             ran.push(Ran {
-                name: choice.instance_type.clone(),
-                zone: choice.zone.clone(),
+                name: choice.instance_type.to_owned(),
+                zone: choice.zone.to_owned(),
                 option: choice.option,
                 cpu_millis: life.demand.cpu_millis.unwrap(),
                 begin: life.begin,
                 end: life.end,
             });
-            let offer = Offer { instance_type: choice.instance_type, purchase: choice.option, price: choice.price };
-            living.push(Living { life, class: decision.class, offer, zone: choice.zone });
+            let instance_type = choice.instance_type.to_owned();
+            let offer = Offer { instance_type, purchase: choice.option, price: choice.price };
+            living.push(Living { life, class: decision.class.to_owned(), offer, zone: choice.zone.to_owned() });
         }
     }
     (micros as f64 / 3600.0 / 1e6, ran)
