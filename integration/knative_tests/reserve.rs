@@ -17,8 +17,7 @@ async fn at_zero_a_reserve_answers_the_first_request_and_leaves_when_a_standard_
     let first = serving.gateway("coffee").get("/").await.sample();
     assert!(first.pod.starts_with(&format!("{revision}-deployment-")), "{first:?}");
 
-    let reserve = serving.until_on_reserve(&revision).await;
-    serving.until_gone(&first.pod).await;
+    let reserve = serving.until_alone_on_reserve(&revision).await;
     let answer = serving.gateway("coffee").get("/").await.sample();
     assert_eq!(answer.pod, reserve, "the reserve answers at once, not the standard Pod that is only starting");
 
@@ -104,7 +103,7 @@ async fn each_revision_of_a_canary_has_its_reserve() {
     let half = |name: &str| json!({ "revisionName": name, "percent": 50 });
     serving.deploy(&service("one", json!([{ "latestRevision": true, "percent": 100 }]))).await;
     serving.apply(&service("two", json!([half(first), { "latestRevision": true, "percent": 50 }]))).await;
-    let both = [serving.until_on_reserve(first).await, serving.until_on_reserve(second).await];
+    let both = [serving.until_alone_on_reserve(first).await, serving.until_alone_on_reserve(second).await];
     let report = burst(&serving.gateway("split"), "/", 20).await;
     report.all_answered();
     let pods = report.by_pod();
@@ -134,7 +133,7 @@ async fn a_tagged_revision_without_traffic_has_a_reserve_where_that_is_asked_for
     let serving = Serving::new("tag").await;
     let service = annotated(reserved(ksvc("shop", json!({}))), json!({ "pilotlight.dev/reserve-tags": "enabled" }));
     tag_the_first(&serving, &service).await;
-    let reserve = serving.until_on_reserve("shop-00001").await;
+    let reserve = serving.until_alone_on_reserve("shop-00001").await;
     assert_eq!(serving.gateway("old-shop").get("/").await.sample().pod, reserve);
     // It goes with its tag.
     let only = json!({ "spec": { "traffic": [{ "latestRevision": true, "percent": 100 }] } });
@@ -166,7 +165,7 @@ async fn a_slow_starter_s_reserve_is_given_as_much_longer_as_it_has_less_of_a_pr
         json!({ "startupProbe": probe, "resources": { "requests": { "cpu": "1" } } }),
     );
     let revision = serving.deploy(&reserved(ksvc("slow", json!({ "containers": [container] })))).await;
-    let reserve = serving.until_on_reserve(&revision).await;
+    let reserve = serving.until_alone_on_reserve(&revision).await;
     let pod = serving.api::<Pod>().get(&reserve).await.expect("the reserve exists");
     assert_eq!(restarts(&pod, "user-container"), 0, "it was waited for");
     assert_eq!(serving.gateway("slow").get("/").await.sample().pod, reserve);
@@ -279,7 +278,7 @@ async fn a_reserve_that_is_lost_at_zero_is_replaced() {
 async fn a_reserve_that_crashes_is_relieved_like_any_other() {
     let serving = Serving::new("crash").await;
     let revision = serving.deploy(&reserved(ksvc("fragile", json!({})))).await;
-    let reserve = serving.until_on_reserve(&revision).await;
+    let reserve = serving.until_alone_on_reserve(&revision).await;
     let crash =
         serving.activator(&revision).send(http::Method::POST, "/crash").await.expect("queue-proxy answers for it");
     assert_eq!(crash.status, http::StatusCode::BAD_GATEWAY);
@@ -312,8 +311,10 @@ async fn a_reserve_that_runs_out_of_memory_is_followed_by_a_larger_one() {
     let reserve = serving.until_on_reserve(&revision).await;
     let limit = serving.memory_limit(&reserve).await;
     let megabytes = (limit >> 20) + 32;
-    // The answer, if there is one, is the crash's.
-    let _ = serving.activator(&revision).send(http::Method::POST, &format!("/allocate?mb={megabytes}")).await;
+    // Past the activator, which may still know a standard Pod: that one would have room.
+    let process = serving.process(&reserve).await;
+    let crash = process.send(http::Method::POST, &format!("/allocate?mb={megabytes}")).await;
+    assert!(crash.is_err(), "it ends without an answer: {crash:?}");
     serving.until_event(&revision, "ReserveOutOfMemory", |message| message.contains("gets more")).await;
     serving.until_gone(&reserve).await;
     let next = serving.until_on_reserve(&revision).await;

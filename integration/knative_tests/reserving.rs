@@ -64,6 +64,20 @@ impl Serving {
         timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{revision}: not on one reserve within {PATIENCE:?}"))
     }
 
+    /// As [`Self::until_on_reserve`], and waits until no other Pod of the Revision is left: one that is told to go may
+    /// still get the next request, until every activator knows.
+    pub async fn until_alone_on_reserve(&self, revision: &str) -> String {
+        let reserve = self.until_on_reserve(revision).await;
+        let of = ListParams::default().labels(&format!("serving.knative.dev/revision={revision}"));
+        for pod in self.api::<Pod>().list(&of).await.expect("Pods can be listed") {
+            let name = pod.metadata.name.unwrap_or_default();
+            if name != reserve {
+                self.until_gone(&name).await;
+            }
+        }
+        reserve
+    }
+
     /// Waits until every reserve of the Revision is gone.
     pub async fn until_no_reserve(&self, revision: &str) {
         for reserve in self.reserves(revision).await {

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
     runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde::de::DeserializeOwned;
@@ -93,8 +93,21 @@ impl Space {
         let mut found = pin!(found);
         match timeout(PATIENCE, found.next()).await {
             Ok(event) => event.expect("a watch does not end").expect("events can be watched"),
-            Err(_) => panic!("{about}: no such event with reason {reason} within {PATIENCE:?}"),
+            Err(_) => panic!("{about}: no such event with reason {reason} within {PATIENCE:?}; {}", self.told().await),
         }
+    }
+
+    /// The last events, one line each, for a failure's message.
+    async fn told(&self) -> String {
+        let events = self.api::<Event>().list(&ListParams::default()).await;
+        let mut events = events.map(|list| list.items).unwrap_or_default();
+        events.sort_by_key(|event| event.metadata.creation_timestamp.clone());
+        let line = |event: Event| {
+            let name = event.involved_object.name.unwrap_or_default();
+            format!("\n  {name}: {}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default())
+        };
+        let late = events.len().saturating_sub(40);
+        format!("the last events:{}", events.into_iter().skip(late).map(line).collect::<String>())
     }
 
     /// `kubectl apply`. A refused manifest fails the test.
