@@ -46,10 +46,12 @@ async fn a_caller_with_the_right_is_served() {
     space.apply(&pod("listed", spec(&[idle()]))).await;
     space.until_running("listed").await;
     let token = space.kubectl(&["create", "token", "default"]).await;
-    let (code, body) = get("/pods", token.trim());
+    let answers = ["/pods", "/runningpods/"].map(|path| (path, get(path, token.trim())));
     space.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]).await;
-    assert_eq!(code, "200", "{body}");
-    let list: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-    let names = list["items"].as_array().expect("a list").iter().map(|p| &p["metadata"]["namespace"]);
-    assert!(names.into_iter().any(|n| *n == space.name.as_str()), "{body}");
+    for (path, (code, body)) in answers {
+        assert_eq!(code, "200", "{path}: {body}");
+        let list: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let names = list["items"].as_array().expect("a list").iter().map(|p| &p["metadata"]["namespace"]);
+        assert!(names.into_iter().any(|n| *n == space.name.as_str()), "{path}: {body}");
+    }
 }
