@@ -75,11 +75,13 @@ pub struct Dropped {
     pub why: Why,
 }
 
-/// Compared as its parts one after the other: rank, crowd (where that comes first), price; then crowd, size, zone.
-/// Two numbers, as a batch's decision is mostly the comparing and moving of these.
+/// Compared in the order of its fields. Three numbers, as a batch's decision is mostly the comparing and moving of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    before: u128,
+    /// Rank, then crowd where that comes first.
+    before: u64,
+    price: HourlyPrice,
+    /// Crowd, size, zone.
     after: u64,
 }
 
@@ -87,13 +89,10 @@ impl Candidate {
     /// `size`: the type's place by [`Planner::sizes`], smallest first.
     fn new(rank: u32, crowd_first: u32, price: HourlyPrice, crowd: u32, size: u16, zone: u16) -> Self {
         Self {
-            before: u128::from(rank) << 96 | u128::from(crowd_first) << 64 | u128::from(price.0),
+            before: u64::from(rank) << 32 | u64::from(crowd_first),
+            price,
             after: u64::from(crowd) << 32 | u64::from(size) << 16 | u64::from(zone),
         }
-    }
-
-    fn price(self) -> HourlyPrice {
-        HourlyPrice(self.before as u64)
     }
 
     fn size(self) -> u16 {
@@ -157,11 +156,12 @@ impl<'a> Planner<'a> {
     where
         'a: 'd,
     {
-        let mut order: Vec<&Demand> = demands.iter().collect();
-        order.sort_by(|a, b| a.uid.cmp(&b.uid));
+        // Whom a class serves depends on no ledger: it is asked in the order in which they are in memory.
+        let mut order: Vec<(&Demand, Option<usize>)> = demands.iter().map(|d| (d, self.class_of(d))).collect();
+        order.sort_by(|(a, _), (b, _)| a.uid.cmp(&b.uid));
         let mut scratch = Scratch::default();
-        let decide = |demand: &'d Demand| {
-            let decision = match self.case(demand, ledger) {
+        let decide = |(demand, class): (&'d Demand, Option<usize>)| {
+            let decision = match self.case_of(class, demand, ledger) {
                 Ok(case) => case.decide_in(&mut scratch),
                 Err(refused) => *refused,
             };
@@ -188,7 +188,23 @@ impl<'a> Planner<'a> {
     where
         'a: 'd,
     {
-        let place = self.policy.classes.iter().position(|class| serves(class, demand));
+        self.case_of(self.class_of(demand), demand, ledger)
+    }
+
+    /// The place of the class that serves it.
+    fn class_of(&self, demand: &Demand) -> Option<usize> {
+        self.policy.classes.iter().position(|class| serves(class, demand))
+    }
+
+    fn case_of<'d, 'l>(
+        &'l self,
+        place: Option<usize>,
+        demand: &'d Demand,
+        ledger: &'l Ledger,
+    ) -> Result<Case<'d, 'l>, Box<Decision<'d>>>
+    where
+        'a: 'd,
+    {
         let Some(place) = place else {
             let message = match &demand.class {
                 Some(name) => format!("the cost policy has no class named {name:?}"),
@@ -529,7 +545,7 @@ impl<'a> Case<'a, '_> {
             zone: offer.zone(),
         };
         let (best, others) = offers.split_first()?;
-        let (best, price) = (pool(best), best.price());
+        let (best, price) = (pool(best), best.price);
         let spec = self.planner.types[usize::from(best.instance_type)];
         Some(Choice {
             option: step.option,
@@ -541,7 +557,7 @@ impl<'a> Case<'a, '_> {
             drawn: self.drawn(step.option, spec, best),
             surplus: spec.surplus(self.need.0),
             group: self.group.clone(),
-            alternatives: others.iter().map(|offer| (pool(offer), offer.price())).collect(),
+            alternatives: others.iter().map(|offer| (pool(offer), offer.price)).collect(),
         })
     }
 
