@@ -112,13 +112,14 @@ fn a_stop_runs_the_pre_stop_hook_and_kills_what_does_not_listen_when_the_grace_g
     isolated(
         "a_stop_runs_the_pre_stop_hook_and_kills_what_does_not_listen_when_the_grace_gets_shorter",
         |machine| async move {
-            let mut app = container("app", "trap '' TERM; while :; do sleep 1; done");
+            let mut app = container("app", DEAF);
             app.lifecycle.pre_stop =
                 Some(Handler::Exec { command: ["sh", "-c", "echo bye >/proc/1/fd/1"].map(str::to_owned).to_vec() });
             let pod = machine.pod(vec![app]);
             let agent = machine.agent().await;
             agent.wants(&pod);
             agent.until_running().await;
+            agent.exec("app", UP).await;
             let stopping = stopped(&pod, 600);
             agent.wants(&stopping);
             let log = machine.config.logs_dir.join(format!("default_pod_{}/app/0.log", pod.uid));
@@ -174,10 +175,11 @@ fn neither_the_agents_death_nor_containerds_touches_what_runs() {
 #[test]
 fn a_stop_goes_on_when_the_agent_comes_back_and_older_orders_are_refused() {
     isolated("a_stop_goes_on_when_the_agent_comes_back_and_older_orders_are_refused", |machine| async move {
-        let pod = machine.pod(vec![container("app", "trap '' TERM; while :; do sleep 1; done")]);
+        let pod = machine.pod(vec![container("app", DEAF)]);
         let mut agent = machine.agent().await;
         agent.wants(&pod);
         agent.until_running().await;
+        agent.exec("app", UP).await;
         let stopping = stopped(&pod, 600);
         agent.wants(&stopping);
         agent.until_event("Killing: Stopping container app").await;

@@ -306,6 +306,11 @@ pub fn container(name: &str, script: &str) -> DesiredContainer {
 
 /// Runs until it is told to stop, and stops at once.
 pub const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
+/// Listens to nothing from then on that there is /up. A container counts as running a moment before: runc's own process
+/// stands in its place then, and ends at a SIGTERM with 2.
+pub const DEAF: &str = "trap '' TERM; touch /up; while :; do sleep 1; done";
+/// Waits for that, in the container.
+pub const UP: &str = "until [ -e /up ]; do sleep 0.1; done";
 
 pub fn probe(action: Handler) -> Probe {
     Probe {

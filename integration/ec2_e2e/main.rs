@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use serde_json::{Value, json};
 use standin::{Scripted, called, instances, launched, until, until_nothing_is_left};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use support::*;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -88,6 +88,47 @@ async fn spot_is_bought_as_a_fleet_for_every_pod_once() {
     assert_eq!(launched(), before.1 + 3);
     assert!(called("ec2:CreateFleet") > before.0);
     gone(&space, &names).await;
+}
+
+/// The sum of a metric's lines that have all of these labels.
+fn metric(name: &str, labels: &[&str]) -> f64 {
+    let text = standin::metrics();
+    let of =
+        |line: &&str| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label));
+    text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn what_instances_cost_and_spot_saves_is_in_the_metrics() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-money").await;
+    let payer = format!("namespace=\"{}\"", space.name);
+    let (payer, class) = ([payer.as_str(), "class=\"spot\""], "class=\"spot\"");
+    let bound =
+        || metric("pilotlight_instances", &[class, "purchase=\"spot\"", "zone=\"us-east-1a\"", "state=\"bound\""]);
+    let before = metric("pilotlight_pod_start_seconds_count", &[]);
+    until("what was before is not counted", || bound() == 0.0).await;
+    let names = ["a", "b"];
+    let both = json!({ "apiVersion": "v1", "kind": "List", "items": names.map(|name| of_class(name, "spot")) });
+    space.apply(&both).await;
+    for name in names {
+        space.until_running(name).await;
+    }
+    until("both are counted", || bound() == 2.0).await;
+    let hourly = metric("pilotlight_hourly_cost_dollars", &payer);
+    // Two of the stand-in's spot instances: each far below the catalog's 0.2 and 0.3 on demand.
+    assert!(hourly > 0.02 && hourly < 0.2, "{hourly}");
+    until("what was spent and saved grows", || {
+        metric("pilotlight_cost_dollars_total", &payer) > 0.0 && metric("pilotlight_saved_dollars_total", &payer) > 0.0
+    })
+    .await;
+    for name in ["pilotlight_pod_start_seconds_count", "pilotlight_pod_bound_seconds_count"] {
+        until(name, || metric(name, &[]) >= before + 2.0).await;
+    }
+    gone(&space, &names).await;
+    until("what is gone is not counted", || bound() == 0.0 && metric("pilotlight_hourly_cost_dollars", &payer) == 0.0)
+        .await;
+    assert!(metric("pilotlight_cost_dollars_total", &payer) > 0.0, "the sum stays");
 }
 
 #[tokio::test]
@@ -215,6 +256,66 @@ async fn what_the_provider_calls_is_what_the_iam_policy_allows() {
     let unseen = ["ec2:CreateTags", "ec2:DeleteLaunchTemplate", "ec2:DeleteNetworkInterface", "ec2:DeleteVolume"];
     let idle: Vec<_> = allowed.difference(&called).filter(|action| !unseen.contains(&action.as_str())).collect();
     assert_eq!(idle, Vec::<&String>::new(), "the policy allows what the provider never calls");
+}
+
+/// `pilotlight check --cloud` of the provider's own files, in its network: whether the account may do what is needed,
+/// and what is said of each action.
+fn check_cloud(credentials: &[&str]) -> (bool, BTreeMap<String, String>) {
+    let file = Cluster::get().provider_dir().join("provider.yaml").display().to_string();
+    let mut action =
+        vec!["exec", "--", "env", "-u", "AWS_ACCESS_KEY_ID", "-u", "AWS_SECRET_ACCESS_KEY", "-u", "AWS_PROFILE"];
+    // Of whoever runs the tests.
+    action.extend([
+        "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
+        "AWS_CONFIG_FILE=/dev/null",
+        "AWS_EC2_METADATA_DISABLED=true",
+    ]);
+    action.extend(credentials);
+    action.extend([env!("CARGO_BIN_EXE_pilotlight"), "check", "--cloud", "--config", &file]);
+    let output = Cluster::get().script("cluster", &action).output().expect("scripts/cluster can be run");
+    let text = String::from_utf8(output.stdout).expect("it speaks UTF-8");
+    let rights = text.lines().filter_map(|line| {
+        let (action, said) = line.split_once(' ')?;
+        ["ec2:", "pricing:", "sqs:"]
+            .iter()
+            .any(|kind| action.starts_with(kind))
+            .then(|| (action.to_owned(), said.trim().to_owned()))
+    });
+    (output.status.success(), rights.collect())
+}
+
+#[tokio::test]
+async fn the_account_s_permissions_are_told_by_dry_runs() {
+    let _turn = alone().await;
+    let before = launched();
+    let signed = ["AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin"];
+    let (fine, rights) = check_cloud(&signed);
+    assert!(fine && rights.values().all(|said| said == "granted"), "{rights:?}");
+    // Whether a message may be deleted shows when one is.
+    let untold: Vec<_> = allowed_actions().into_iter().filter(|action| !rights.contains_key(action)).collect();
+    assert_eq!((untold, rights.len()), (vec!["sqs:DeleteMessage".to_owned()], allowed_actions().len() - 1));
+
+    // What the provider itself asks for in the meantime is allowed.
+    let some =
+        Scripted::new(r#"{"allowedActions": ["DescribeInstances", "DescribeSpotPriceHistory", "ReceiveMessage"]}"#);
+    let (fine, rights) = check_cloud(&signed);
+    assert!(!fine);
+    for (action, begins) in [
+        ("ec2:DescribeInstances", "granted"),
+        ("ec2:RunInstances", "DENIED: UnauthorizedOperation"),
+        ("ec2:CreateTags", "DENIED: UnauthorizedOperation"),
+        ("ec2:TerminateInstances", "not known: UnauthorizedOperation"),
+        ("ec2:DescribeInstanceTypes", "denied; the catalog's figures are used: UnauthorizedOperation"),
+        ("sqs:ReceiveMessage", "granted"),
+    ] {
+        assert!(rights[action].starts_with(begins), "{action}: {}", rights[action]);
+    }
+    drop(some);
+
+    let (fine, rights) = check_cloud(&[]);
+    assert!(!fine && rights["ec2:RunInstances"].starts_with("DENIED: NoCredentials"), "{rights:?}");
+    assert!(rights["sqs:ReceiveMessage"].starts_with("denied; the agents alone"), "{rights:?}");
+    assert_eq!(launched(), before, "nothing was done");
 }
 
 #[tokio::test]

@@ -248,6 +248,7 @@ fn tags(check: &Checker, key: &str, tags: &BTreeMap<String, String>) -> Result<(
 mod tests {
     use super::super::{CloudConfig, ProviderConfig, Surroundings};
     use super::*;
+    use std::sync::Arc;
 
     const GOOD: &str = include_str!("../../provider-config/provider-ec2.yaml");
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider-ec2.yaml");
@@ -266,6 +267,30 @@ mod tests {
         let arm = GOOD.replace("      amd64: ami-", "      arm64: ami-");
         let types = validated(&arm).unwrap().buying.market.catalog.types.clone();
         assert!(!types.is_empty() && types.iter().all(|spec| spec.architecture == Architecture::Arm64));
+    }
+
+    #[test]
+    fn an_edit_that_needs_a_restart_is_named_and_no_other() {
+        let now = validated(GOOD).unwrap();
+        assert!(now.needs_restart(&now).is_empty());
+        for (from, to, keys) in [
+            ("subnet-0b1b2c3d4e5f60718", "subnet-0b1b2c3d4e5f60719", &["cloud"][..]),
+            ("cluster: prod", "cluster: other", &["cluster"]),
+            ("cluster: prod", "cluster: prod\nkeepCompletedPods: 20m", &[]),
+        ] {
+            assert!(GOOD.contains(from), "{from:?} is not in the example");
+            let other = validated(&GOOD.replacen(from, to, 1)).unwrap();
+            assert_eq!(now.needs_restart(&other), keys, "{from} -> {to}");
+        }
+        // The policy's are taken up at once, but for what attests an instance.
+        let mut other = validated(GOOD).unwrap();
+        let mut buying = (*other.buying).clone();
+        buying.policy.ttl.launch = buying.policy.ttl.launch + buying.policy.ttl.launch;
+        other.buying = Arc::new(buying.clone());
+        assert!(now.needs_restart(&other).is_empty());
+        buying.policy.ttl.register = buying.policy.ttl.register + buying.policy.ttl.register;
+        other.buying = Arc::new(buying);
+        assert_eq!(now.needs_restart(&other), ["ttl.register"]);
     }
 
     #[test]

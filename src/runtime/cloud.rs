@@ -158,14 +158,15 @@ async fn check_ec2(config: &ProviderConfig, settings: &Ec2Settings) -> anyhow::R
     let shared = sdk_config(&config.region).load().await;
     let all = Ec2Cloud::permissions(&ec2_config(config, settings, ""), &shared).await;
     for permission in &all {
-        let denied = if permission.needed { "DENIED" } else { "denied; the catalog's figures are used" };
-        match &permission.right {
-            Right::Granted => println!("{:<32} granted", permission.action),
-            Right::Denied(why) => println!("{:<32} {denied}: {why}", permission.action),
-            Right::Unclear(why) => println!("{:<32} not known: {why}", permission.action),
-        }
+        let said = match (&permission.right, permission.instead) {
+            (Right::Granted, _) => "granted".to_owned(),
+            (Right::Denied(why), None) => format!("DENIED: {why}"),
+            (Right::Denied(why), Some(instead)) => format!("denied; {instead}: {why}"),
+            (Right::Unclear(why), _) => format!("not known: {why}"),
+        };
+        println!("{:<33} {said}", permission.action);
     }
-    Ok(!all.iter().any(|permission| permission.needed && matches!(permission.right, Right::Denied(_))))
+    Ok(!all.iter().any(|permission| permission.instead.is_none() && matches!(permission.right, Right::Denied(_))))
 }
 
 #[cfg(feature = "ec2")]

@@ -39,32 +39,46 @@ pub struct Watch {
     pub files: watch::Sender<Files>,
 }
 
+/// Which files there are, and what they held when they were last read.
+struct Seen {
+    files: Vec<PathBuf>,
+    digests: Vec<Option<[u8; 32]>>,
+}
+
+impl Seen {
+    fn of(files: &[PathBuf]) -> Self {
+        Self { files: files.to_vec(), digests: digests(files) }
+    }
+}
+
 impl Watch {
     pub async fn run(self, cancel: CancellationToken) {
-        let mut files = self.config.files.clone();
-        let mut seen = digest(&files);
+        let mut seen = Seen::of(&self.config.files);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(POLL) => {}
             }
-            let now = digest(&files);
-            if now == seen {
-                continue;
+            self.look(&mut seen).await;
+        }
+    }
+
+    async fn look(&self, seen: &mut Seen) {
+        let now = digests(&seen.files);
+        if now == seen.digests {
+            return;
+        }
+        match ProviderConfig::load(&self.config.files[0]) {
+            Ok(config) => {
+                *seen = Seen::of(&config.files);
+                self.take_up(config).await;
             }
-            match ProviderConfig::load(&self.config.files[0]) {
-                Ok(config) => {
-                    files.clone_from(&config.files);
-                    seen = digest(&files);
-                    self.take_up(config).await;
-                }
-                Err(error) => {
-                    seen = now;
-                    let why = super::cli::chain(&error);
-                    self.metrics.reloaded(false);
-                    tracing::error!(why, "the edited configuration is not taken up; the last good one stays");
-                    self.tell(true, "ConfigurationInvalid", &format!("{why}; the last good one stays")).await;
-                }
+            Err(error) => {
+                seen.digests = now;
+                let why = super::cli::chain(&error);
+                self.metrics.reloaded(false);
+                tracing::error!(why, "the edited configuration is not taken up; the last good one stays");
+                self.tell(true, "ConfigurationInvalid", &format!("{why}; the last good one stays")).await;
             }
         }
     }
@@ -100,7 +114,68 @@ impl Watch {
     }
 }
 
-fn digest(files: &[PathBuf]) -> Vec<Option<[u8; 32]>> {
+fn digests(files: &[PathBuf]) -> Vec<Option<[u8; 32]>> {
     let one = |file: &Path| std::fs::read(file).ok().map(|bytes| Sha256::digest(bytes).into());
     files.iter().map(|file| one(file)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::purchase::Buying;
+
+    /// A provider's files, with a policy of one class.
+    fn files(dir: &Path) -> PathBuf {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
+        let text = std::fs::read_to_string(shipped.join("provider.yaml")).unwrap();
+        let with_policy = text.replacen("# costPolicy:", "costPolicy:", 1);
+        assert_ne!(with_policy, text);
+        std::fs::copy(shipped.join("catalog.yaml"), dir.join("catalog.yaml")).unwrap();
+        let file = dir.join("provider.yaml");
+        std::fs::write(&file, with_policy).unwrap();
+        file
+    }
+
+    fn cap(buying: &Buying) -> Option<String> {
+        buying.policy.classes.last().and_then(|class| class.max_hourly).map(|cap| cap.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_bad_edit_keeps_the_last_good_one_and_a_mended_one_is_taken_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = files(dir.path());
+        let policy = dir.path().join("cost-policy.yaml");
+        let write = |cap: &str| std::fs::write(&policy, format!("defaults: {{maxHourlyPrice: {cap}}}\n")).unwrap();
+        write("0.1");
+        let config = ProviderConfig::load(&file).unwrap();
+        assert_eq!(cap(&config.buying).as_deref(), Some("0.1"));
+        let first = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
+        let (sender, mut taken) = watch::channel(first);
+        let metrics = Metrics::default();
+        let told = |result: &str| {
+            let line = format!("pilotlight_config_reloads_total{{result=\"{result}\"}} ");
+            metrics.text().lines().find_map(|text| text.strip_prefix(&line)?.parse::<u32>().ok()).unwrap_or(0)
+        };
+        let watch = Watch { config, clients: HashMap::new(), metrics: metrics.clone(), files: sender };
+        let mut seen = Seen::of(&watch.config.files);
+        watch.look(&mut seen).await;
+        assert_eq!((told("refused"), told("taken-up")), (0, 0), "nothing was edited");
+
+        write("cheap");
+        watch.look(&mut seen).await;
+        watch.look(&mut seen).await;
+        assert_eq!((told("refused"), told("taken-up")), (1, 0), "it is refused, and once");
+        assert!(!taken.has_changed().unwrap());
+        assert_eq!(cap(&taken.borrow().buying).as_deref(), Some("0.1"), "the last good one");
+
+        write("0.2");
+        watch.look(&mut seen).await;
+        assert_eq!((told("refused"), told("taken-up")), (1, 1));
+        assert_eq!(cap(&taken.borrow_and_update().buying).as_deref(), Some("0.2"));
+
+        // A file that is away for a moment is a bad edit too.
+        std::fs::remove_file(&policy).unwrap();
+        watch.look(&mut seen).await;
+        assert_eq!((told("refused"), taken.has_changed().unwrap()), (2, false));
+    }
 }

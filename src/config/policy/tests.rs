@@ -178,14 +178,31 @@ fn validator(schema: &str) -> jsonschema::Validator {
 
 #[test]
 fn every_example_is_valid_by_its_schema_and_by_the_loader() {
-    let policies = validator(&crate::config::schema::cost_policy());
-    for file in ["provider-config/cost-policy.yaml", "integration/policy/everything.yaml"] {
-        let errors: Vec<String> = policies.iter_errors(&yaml(&root(file))).map(|e| e.to_string()).collect();
+    let valid = |schema: &jsonschema::Validator, file: &str| {
+        let errors: Vec<String> = schema.iter_errors(&yaml(&root(file))).map(|e| e.to_string()).collect();
         assert_eq!(errors, Vec::<String>::new(), "{file}");
-        load_policy(&root(file), &catalog()).unwrap();
+    };
+    let policies = validator(&crate::config::schema::cost_policy());
+    for file in [
+        "provider-config/cost-policy.yaml",
+        "manifests/overlays/eks/cost-policy.yaml",
+        "integration/policy/everything.yaml",
+        "integration/bench/launch/cost-policy.yaml",
+        "integration/ec2_e2e/cost-policy.yaml",
+        "integration/knative/config/cost-policy.yaml",
+    ] {
+        valid(&policies, file);
+        load_policy(&root(file), &catalog()).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
-    assert!(validator(&crate::config::schema::catalog()).is_valid(&yaml(&root("provider-config/catalog-ec2.yaml"))));
-    assert!(validator(&crate::config::schema::prices()).is_valid(&yaml(&root("integration/policy/prices.yaml"))));
+    let catalogs = validator(&crate::config::schema::catalog());
+    for file in ["provider-config/catalog-ec2.yaml", "provider-config/catalog.yaml", "integration/ec2_e2e/catalog.yaml"]
+    {
+        valid(&catalogs, file);
+    }
+    let prices = validator(&crate::config::schema::prices());
+    for file in ["integration/policy/prices.yaml", "integration/ec2_e2e/prices.yaml"] {
+        valid(&prices, file);
+    }
     let prices = root("integration/policy/prices.yaml");
     let market = load_market(&root("provider-config/catalog-ec2.yaml"), None, Some(&prices)).unwrap();
     assert!(market.origins.spot.is_some_and(|origin| !origin.date.is_empty()));

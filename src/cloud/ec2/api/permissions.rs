@@ -20,6 +20,7 @@ use std::{error::Error, fmt::Debug};
 
 /// The id of nothing.
 const NOTHING: &str = "00000000000000000";
+const FIGURES: &str = "the catalog's figures are used";
 
 /// What a dry run of an action came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,27 +37,27 @@ pub enum Right {
 pub struct Permission {
     pub action: &'static str,
     pub right: Right,
-    /// Nothing works without it. Without the others the catalog's figures are used.
-    pub needed: bool,
+    /// What is done without it; None where nothing is.
+    pub instead: Option<&'static str>,
 }
 
 impl Permission {
     fn of(action: &'static str, right: Right) -> Self {
-        Self { action, right, needed: true }
+        Self { action, right, instead: None }
     }
 
-    fn not_needed(self) -> Self {
-        Self { needed: false, ..self }
+    fn or(self, instead: &'static str) -> Self {
+        Self { instead: Some(instead), ..self }
     }
 
     /// The price list knows no dry run: what a question of it came to.
     pub fn of_price_list(answer: Result<(), Refusal>) -> Self {
-        Self::of("pricing:GetProducts", right(answer)).not_needed()
+        Self::of("pricing:GetProducts", right(answer)).or(FIGURES)
     }
 
     /// Nor does a queue. That it may be received from is seen; whether deleted from, not.
     pub fn of_queue(answer: Result<(), Refusal>) -> Self {
-        Self::of("sqs:ReceiveMessage", right(answer)).not_needed()
+        Self::of("sqs:ReceiveMessage", right(answer)).or("the agents alone tell of interruptions")
     }
 }
 
@@ -180,17 +181,17 @@ impl Api {
                 "ec2:DescribeInstanceTypes",
                 client.describe_instance_types().dry_run(true).max_results(5).send().await,
             )
-            .not_needed(),
+            .or(FIGURES),
             judge(
                 "ec2:DescribeInstanceTypeOfferings",
                 client.describe_instance_type_offerings().dry_run(true).max_results(5).send().await,
             )
-            .not_needed(),
+            .or(FIGURES),
             judge(
                 "ec2:DescribeSpotPriceHistory",
                 client.describe_spot_price_history().dry_run(true).max_results(5).send().await,
             )
-            .not_needed(),
+            .or(FIGURES),
             judge_on_nothing("ec2:DeleteVolume", client.delete_volume().dry_run(true).volume_id(volume).send().await),
             judge_on_nothing(
                 "ec2:DeleteNetworkInterface",
