@@ -25,6 +25,7 @@
 
 mod bill;
 mod choose;
+mod decision;
 mod eci;
 mod glob;
 mod ledger;
@@ -39,7 +40,8 @@ mod tests;
 mod why;
 
 pub use bill::{Running, bill};
-pub use choose::{Case, Choice, Decision, Dropped, Outcome, Pend, PoolId, decide};
+pub use choose::{Case, decide};
+pub use decision::{Choice, Decision, Dropped, Outcome, Pend, PoolId};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
 pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Quarantine, SpotPrices, TypeSpec};

@@ -1,79 +1,17 @@
-//! One Pod's decision, and a batch's.
+//! One Pod's decision, and a batch's: how a [`Decision`] is come to.
 
+use super::decision::{Choice, Decision, Dropped, Outcome, Pend, PoolId, dropped};
 use super::ledger::{Draw, Group, Ledger, Live, Tally, is_on_demand};
 use super::market::TypeSpec;
 use super::narrow::{Narrowing, narrowing};
 use super::planner::{OPTIONS, Planner, rank, selects};
-use super::policy::{Allocation, Class, CreditMode, GroupBy, Limit, Match, Mix, Scope, Sizing, Spread, Step};
+use super::policy::{Class, CreditMode, GroupBy, Limit, Match, Mix, Scope, Sizing, Spread, Step};
 use super::why::{Unfit, Why};
 use super::{Demand, Market, Policy};
 use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::cmp::Ordering;
-
-/// A type in a zone, by its place in the [`Planner`]'s tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolId {
-    pub instance_type: u16,
-    pub zone: u16,
-}
-
-/// In the words of the demand, the policy and the market: nothing of them is copied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision<'a> {
-    pub uid: &'a str,
-    pub namespace: &'a str,
-    pub class: &'a str,
-    /// What the instance must offer the Pod.
-    pub cpu_millis: u64,
-    pub memory_bytes: u64,
-    pub outcome: Outcome<'a>,
-    /// The types that do not do for the Pod at all.
-    pub unfit: Vec<(u16, Unfit)>,
-    /// What else was not bought.
-    pub passed_over: Vec<Dropped>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
-    Plan(Choice<'a>),
-    Pend(Pend),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice<'a> {
-    pub option: Purchase,
-    pub allocation: Allocation,
-    pub pool: PoolId,
-    pub instance_type: &'a str,
-    pub zone: &'a str,
-    /// After commitments, with surplus credits: what one more costs.
-    pub price: HourlyPrice,
-    /// What commitments pay of it.
-    pub drawn: Vec<Draw>,
-    pub surplus: HourlyPrice,
-    /// The group it counts in.
-    pub group: Cow<'a, str>,
-    /// What to try next, best first, if there is no capacity; each with its price.
-    pub alternatives: Vec<(PoolId, HourlyPrice)>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pend {
-    /// CamelCase, for status and events.
-    pub reason: &'static str,
-    pub message: String,
-}
-
-/// None stands for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Dropped {
-    pub option: Option<Purchase>,
-    pub instance_type: Option<u16>,
-    pub zone: Option<u16>,
-    pub why: Why,
-}
 
 /// Compared in the order of its fields. Three numbers, as a batch's decision is mostly the comparing and moving of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,28 +39,6 @@ impl Candidate {
 
     fn zone(self) -> u16 {
         self.after as u16
-    }
-}
-
-impl Decision<'_> {
-    /// The reason for each candidate that was dropped.
-    pub fn dropped(&self) -> impl Iterator<Item = Dropped> {
-        dropped(&self.unfit, &self.passed_over)
-    }
-
-    /// What it books in the ledger.
-    pub fn live(&self) -> Option<Live<'_>> {
-        let Outcome::Plan(choice) = &self.outcome else { return None };
-        Some(Live {
-            namespace: self.namespace,
-            class: self.class,
-            group: Cow::Borrowed(&choice.group),
-            option: choice.option,
-            instance_type: choice.instance_type,
-            zone: choice.zone,
-            price: choice.price,
-            drawn: Cow::Borrowed(&choice.drawn),
-        })
     }
 }
 
@@ -286,16 +202,6 @@ struct Scratch {
     offers: Vec<Candidate>,
     unfit: Vec<(u16, Unfit)>,
     passed_over: Vec<Dropped>,
-}
-
-fn dropped(unfit: &[(u16, Unfit)], passed_over: &[Dropped]) -> impl Iterator<Item = Dropped> {
-    let types = unfit.iter().map(|&(id, unfit)| Dropped {
-        option: None,
-        instance_type: Some(id),
-        zone: None,
-        why: Why::Unfit(unfit),
-    });
-    types.chain(passed_over.iter().copied())
 }
 
 /// One Pod's question to the policy.
