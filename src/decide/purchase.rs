@@ -31,6 +31,7 @@ mod glob;
 mod ledger;
 mod market;
 mod narrow;
+mod plain;
 mod planner;
 pub mod policy;
 pub mod refresh;

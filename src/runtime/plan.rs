@@ -160,13 +160,29 @@ mod tests {
         // base 2 + ceil(30 % of 4) on demand.
         assert_eq!(options.iter().filter(|o| **o == "on-demand").count(), 4, "{options:?}");
         assert_eq!(report["totals"]["onDemandHourly"], "0.51");
-        assert!(
-            report["replicas"][0]["notTaken"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|why| { why["type"] == "t3.nano" && why["message"].as_str().unwrap().contains("not among") })
-        );
+        // The catalog's other types are a number; each of the class's own has its reason.
+        let replica = &report["replicas"][0];
+        let not_taken = replica["notTaken"].as_array().unwrap();
+        assert!(replica["typesNotAllowed"].as_u64().unwrap() > 100);
+        assert!(not_taken.iter().any(|why| why["type"] == "c6i.32xlarge" && why["reason"] == "PriceCapExceeded"));
+        assert!(not_taken.iter().all(|why| why["type"] != "t3.nano"), "{not_taken:?}");
+    }
+
+    #[test]
+    fn what_is_saved_is_measured_by_what_the_class_has_on_demand() {
+        let plain = |manifest: &str| {
+            let (text, _) = planned(manifest, Output::Json);
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let replica = &report["replicas"][0];
+            [&replica["purchase"], &replica["onDemandType"], &replica["onDemandHourly"]]
+                .map(|v| v.as_str().unwrap().to_owned())
+        };
+        // The catalog has cheaper ones with room for it, of families that the class does not have.
+        assert_eq!(plain(WEB), ["on-demand", "c6i.large", "0.085"]);
+        // A reserve's class has burstable types alone: by those of the defaults.
+        let reserve = "kind: Pod\nmetadata: {name: flame, annotations: {pilotlight.dev/use-class: reserve}}\n\
+                       spec: {containers: [{name: web, image: web}]}\n";
+        assert_eq!(plain(reserve), ["burstable", "c6i.large", "0.085"]);
     }
 
     #[test]
@@ -179,9 +195,11 @@ mod tests {
             "/month",
             "saved",
             "next if it has no capacity: c6i.large in us-east-1b",
-            "on demand 2026-07, from AWS price list",
+            "on demand 2026-07-20, from AWS price list",
             "; spot 2026-",
-            "not among the class's instances",
+            "other types: not among the class's instances",
+            "more for PriceCapExceeded (-o json has all)",
+            "c6i.xlarge in us-east-1a and 11 more",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -185,9 +185,10 @@ impl Resolver<'_> {
                 placement.zones.clone_from(&parent.placement.zones);
             }
         }
-        let mix = match &raw.mix {
-            Some(given) => Some(mix(check, &at("mix"), given, &purchase)?),
-            None => parent.and_then(|parent| parent.mix),
+        let given = raw.mix.as_ref().map(|given| mix(check, &at("mix"), given, &purchase)).transpose()?;
+        let mix = match parent.and_then(|parent| parent.mix) {
+            Some(parents) => narrower_mix(check, &at("mix.groupBy"), given, parents, &purchase)?,
+            None => given,
         };
         let uses = raw.commitments.as_ref().map(|c| c.used);
         Ok(Class {
@@ -280,11 +281,34 @@ fn credits(check: &Checker, key: &str, raw: &raw::Credits) -> Result<Credits, Po
 
 fn mix(check: &Checker, key: &str, raw: &raw::Mix, purchase: &[Step]) -> Result<Mix, PolicyError> {
     let percent = check.percent(&format!("{key}.onDemandPercentAboveBase"), raw.on_demand_percent_above_base)?;
-    let both = purchase.iter().any(|s| is_on_demand(s.option)) && purchase.iter().any(|s| !is_on_demand(s.option));
-    if !both {
+    if !buys_both_ways(purchase) {
         return Err(check.error(key, "expected spot and a way of buying on demand in the class's purchase"));
     }
     Ok(Mix { on_demand_base: raw.on_demand_base, on_demand_percent_above_base: percent, group_by: raw.group_by })
+}
+
+fn buys_both_ways(purchase: &[Step]) -> bool {
+    purchase.iter().any(|s| is_on_demand(s.option)) && purchase.iter().any(|s| !is_on_demand(s.option))
+}
+
+/// The larger share on demand. None where there is nothing left to mix.
+fn narrower_mix(
+    check: &Checker,
+    key: &str,
+    own: Option<Mix>,
+    parents: Mix,
+    purchase: &[Step],
+) -> Result<Option<Mix>, PolicyError> {
+    let own = own.unwrap_or(parents);
+    if own.group_by != parents.group_by {
+        return Err(check.error(key, "expected the same as in the class that it narrows"));
+    }
+    let mix = Mix {
+        on_demand_base: own.on_demand_base.max(parents.on_demand_base),
+        on_demand_percent_above_base: own.on_demand_percent_above_base.max(parents.on_demand_percent_above_base),
+        group_by: own.group_by,
+    };
+    Ok(Some(mix).filter(|_| buys_both_ways(purchase)))
 }
 
 fn placement(check: &Checker, key: &str, raw: &raw::Placement, catalog: &Catalog) -> Result<Placement, PolicyError> {

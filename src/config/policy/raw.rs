@@ -99,7 +99,8 @@ pub struct Defaults {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Class {
     pub name: String,
-    /// Another class, of which this one takes only a part: lists are intersected, the lower caps hold.
+    /// Another class, of which this one takes only a part: lists are intersected, the lower caps hold, and of mixes the
+    /// larger share on demand, as long as it buys both ways.
     pub narrows: Option<String>,
     #[serde(default)]
     pub weight: i32,
@@ -143,7 +144,8 @@ pub struct Step {
     pub min_pools: u32,
     /// The dearest price, of the same type's on-demand price.
     pub max_percent_of_on_demand: Option<u32>,
-    /// `ice`: only when a step before it found a pool that had no capacity.
+    /// `ice`: only when a step before it found a pool that had no capacity. For a Pod whose annotations leave no step
+    /// before it, at once.
     pub after: Option<After>,
 }
 

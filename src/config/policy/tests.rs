@@ -122,6 +122,7 @@ const BROKEN: &[(&str, &str)] = &[
         "4: classes[0].placement.zones[1]: \"us-east-9z\": expected a zone of the catalog: us-east-1a, us-east-1b, us-east-1c",
     ),
     ("widening-burstable", "6: classes[1].instances.burstable: true: expected false, as in the class that it narrows"),
+    ("widening-mix", "12: classes[1].mix.groupBy: expected the same as in the class that it narrows"),
     ("widening-override", "2: overrides.max-hourly-price: unknown variant `allow`, expected one of lower-only, deny"),
     ("widening-purchase", "8: classes[1].purchase[1].option: spot: expected a way of buying of class web"),
     ("widening-zones", "6: classes[1].placement.zones: expected a zone of the class that it narrows"),
@@ -236,4 +237,25 @@ fn a_class_that_narrows_another_has_no_more_than_it() {
     assert_eq!(narrow.placement.zones.as_deref(), Some(&["us-east-1b".to_owned()][..]));
     assert_eq!(narrow.instances.allow.len(), wide.instances.allow.len() + 1);
     assert_eq!(narrow.mix, wide.mix);
+}
+
+#[test]
+fn a_class_that_narrows_another_never_has_a_smaller_share_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.yaml");
+    let narrowed = |own: &str| {
+        let text = format!(
+            "classes:\n- name: web\n  mix: {{onDemandBase: 2, onDemandPercentAboveBase: 30}}\n  \
+             purchase: [{{option: spot}}, {{option: on-demand}}]\n- name: part\n  narrows: web\n  {own}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let policy = load_policy(&file, &catalog()).unwrap();
+        let mix = policy.classes.iter().find(|class| class.name == "part").unwrap().mix;
+        mix.map(|mix| (mix.on_demand_base, mix.on_demand_percent_above_base))
+    };
+    assert_eq!(narrowed("mix: {onDemandBase: 1, onDemandPercentAboveBase: 50}"), Some((2, 50)));
+    assert_eq!(narrowed("mix: {onDemandBase: 4, onDemandPercentAboveBase: 0}"), Some((4, 30)));
+    assert_eq!(narrowed("weight: 1"), Some((2, 30)));
+    // It takes a part of the ways of buying, and that part leaves nothing to mix.
+    assert_eq!(narrowed("purchase: [{option: spot}]"), None);
 }

@@ -282,7 +282,7 @@ impl<'a> Case<'a, '_> {
         holds.is_ok()
             && self.demand.zones.as_ref().is_none_or(|zones| zones.iter().any(|z| z == zone))
             && self.class.purchase.iter().any(|step| step.option == offer.purchase)
-            && self.narrowing.purchase.as_ref().is_none_or(|options| options.contains(&offer.purchase))
+            && self.may_pay_by(offer.purchase)
     }
 
     /// Whether the Pod may have a machine of this price that the cluster's limit counts already.
@@ -292,7 +292,13 @@ impl<'a> Case<'a, '_> {
 
     /// Whether its group has too few on demand for the next to be anything else.
     pub fn lacks_on_demand(&self) -> bool {
-        self.class.mix.is_some_and(|mix| lacks(mix, self.group()))
+        let may = self.class.purchase.iter().any(|step| is_on_demand(step.option) && self.may_pay_by(step.option));
+        may && self.class.mix.is_some_and(|mix| lacks(mix, self.group()))
+    }
+
+    /// Whether its annotations leave this of its class's ways of buying.
+    fn may_pay_by(&self, option: Purchase) -> bool {
+        self.narrowing.purchase.as_ref().is_none_or(|options| options.contains(&option))
     }
 
     fn group(&self) -> Option<&Group> {
@@ -332,16 +338,20 @@ impl<'a> Case<'a, '_> {
         let steps = self.class.purchase.iter();
         let steps = steps.clone().filter(first).chain(steps.filter(|step| !first(step)));
         let mut shortage = dropped.iter().any(|d| d.why.is_shortage());
+        let mut tried = false;
         for step in steps {
             let from = dropped.len();
-            let forced = lacking && is_on_demand(step.option);
-            let found = self.step(step, shortage || forced, types, zones, offers, dropped);
+            // What a mix lacks is not waited with; and if the annotations left no step before it, it comes after none.
+            let at_once = !tried || lacking && is_on_demand(step.option);
+            let found = self.step(step, shortage || at_once, types, zones, offers, dropped);
             shortage |= dropped[from..].iter().any(|d| d.why.is_shortage());
+            tried |= self.may_pay_by(step.option);
             if let Some(choice) = found {
                 return Outcome::Plan(choice);
             }
         }
-        Outcome::Pend(self.pend(unfit, dropped))
+        // Where no type does, how one might have been paid for does not matter.
+        Outcome::Pend(self.pend(unfit, if types.is_empty() { &[] } else { dropped }))
     }
 
     /// Whether a type holds the Pod, and its rank in the annotations' order, if they have one.
@@ -378,7 +388,7 @@ impl<'a> Case<'a, '_> {
     ) -> Option<Choice<'a>> {
         let option = Some(step.option);
         let whole = |why| Dropped { option, instance_type: None, zone: None, why };
-        if self.narrowing.purchase.as_ref().is_some_and(|options| !options.contains(&step.option)) {
+        if !self.may_pay_by(step.option) {
             dropped.push(whole(Why::PurchaseNotInAnnotation));
             return None;
         }

@@ -5,6 +5,7 @@
 
 mod commitments;
 mod month;
+mod narrowing;
 
 use super::policy::*;
 use super::*;
@@ -266,13 +267,15 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
             && demand.zones.as_ref().is_none_or(|z| z.contains(zone))
     };
     let mut shortage = market.catalog.zones.iter().any(|zone| zone_fine(zone) && full(zone));
+    let mut tried = false;
     for step in steps {
         if let Some(only) = demand.annotations.get(PURCHASE)
             && only != step.option.as_str()
         {
             continue;
         }
-        if step.after_ice && !shortage && !(lacking && firm(step.option)) {
+        let first = !std::mem::replace(&mut tried, true);
+        if step.after_ice && !shortage && !first && !(lacking && firm(step.option)) {
             continue;
         }
         let mut found: Vec<((usize, u64, u64), Bought)> = Vec::new();
@@ -429,26 +432,6 @@ proptest! {
         other_demands.reverse();
         let other = Planner::new(&policy, &other_market, now()).decide_all(&other_demands, &mut Ledger::new(&policy));
         prop_assert_eq!(one, other);
-    }
-
-    #[test]
-    fn an_annotation_never_widens_what_a_pod_may_get((policy, market, demands) in (rules(), market(), demands())) {
-        // Every candidate that survives with the annotation survives without it: what is dropped without
-        // is dropped with.
-        let planner = Planner::new(&policy, &market, now());
-        let ledger = Ledger::new(&policy);
-        for narrowed in &demands {
-            let plain = Demand { annotations: Arc::default(), ..narrowed.clone() };
-            let (with, without) = (planner.decide(narrowed, &ledger), planner.decide(&plain, &ledger));
-            let types = |decision: &Decision| -> BTreeSet<u16> {
-                decision.unfit.iter().map(|(id, _)| *id).collect()
-            };
-            prop_assert!(types(&with).is_superset(&types(&without)));
-            if let Outcome::Plan(choice) = &with.outcome {
-                prop_assert!(policy.classes[0].purchase.iter().any(|s| s.option == choice.option));
-                prop_assert!(policy.classes[0].max_hourly.is_none_or(|cap| choice.price <= cap));
-            }
-        }
     }
 
     #[test]

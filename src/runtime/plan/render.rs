@@ -2,7 +2,6 @@
 
 use super::report::{NotTaken, Replica, Report, Status, monthly, saved_percent};
 use crate::model::HourlyPrice;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 const HEAD: [&str; 9] = ["WORKLOAD", "POD", "CLASS", "PURCHASE", "TYPE", "ZONE", "$/HOUR", "$/MONTH", "SAVED"];
@@ -78,7 +77,8 @@ fn reasons(report: &Report, text: &mut String) {
         }
         for (lines, pods) in said.into_iter().filter(|(lines, _)| !lines.is_empty()) {
             line(text, "");
-            line(text, &format!("{workload}, Pods {}:", ranges(&pods)));
+            let noun = if pods.len() == 1 { "Pod" } else { "Pods" };
+            line(text, &format!("{workload}, {noun} {}:", ranges(&pods)));
             lines.iter().for_each(|one| line(text, &format!("  {one}")));
         }
     }
@@ -97,25 +97,71 @@ fn explanation(replica: &Replica) -> Vec<String> {
         let _ = write!(taken, "; plain on-demand: {} at ${}/h", bought.on_demand_type, bought.on_demand_hourly);
         lines.push(taken);
         if !bought.next.is_empty() {
-            lines.push(format!("dearer or less balanced, next if it has no capacity: {}", bought.next.join(", ")));
+            lines.push(format!("dearer or less balanced, next if it has no capacity: {}", some(&bought.next)));
         }
     } else {
         let word = if replica.status == Status::Refused { "refused" } else { "waits" };
         let reason = replica.reason.as_deref().unwrap_or_default();
         lines.extend(replica.messages.iter().map(|message| format!("{word}: {reason}: {message}")));
     }
-    // One line for each message, with all it is said of.
-    let mut grouped: BTreeMap<(&str, Option<&str>), Vec<String>> = BTreeMap::new();
-    for not_taken in &replica.not_taken {
-        let subjects = grouped.entry((&not_taken.message, not_taken.purchase)).or_default();
-        subjects.push(subject(not_taken));
+    lines.extend(not_taken(&replica.not_taken));
+    if replica.types_not_allowed > 0 {
+        lines.push(format!("not taken: {} other types: not among the class's instances", replica.types_not_allowed));
     }
-    lines.extend(grouped.into_iter().map(|((message, purchase), subjects)| {
-        let subjects: Vec<String> = subjects.into_iter().filter(|s| !s.is_empty()).collect();
-        let purchase = purchase.map(|p| format!("{p} ")).unwrap_or_default();
-        format!("not taken: {purchase}{}{}{message}", subjects.join(", "), if subjects.is_empty() { "" } else { ": " })
-    }));
     lines
+}
+
+/// A line for each message, of one reason only the first few: each type has a price cap's message of its own.
+fn not_taken(all: &[NotTaken]) -> Vec<String> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    for one in all {
+        let at = reasons.iter().position(|r| (r.purchase, r.reason) == (one.purchase, one.reason));
+        let at = at.unwrap_or_else(|| {
+            reasons.push(Reason { purchase: one.purchase, reason: one.reason, messages: Vec::new() });
+            reasons.len() - 1
+        });
+        let messages = &mut reasons[at].messages;
+        match messages.iter_mut().find(|(message, _)| *message == one.message) {
+            Some((_, subjects)) => subjects.push(subject(one)),
+            None => messages.push((&one.message, vec![subject(one)])),
+        }
+    }
+    reasons.iter().flat_map(Reason::lines).collect()
+}
+
+struct Reason<'a> {
+    purchase: Option<&'static str>,
+    reason: &'static str,
+    /// Each with all it is said of.
+    messages: Vec<(&'a str, Vec<String>)>,
+}
+
+impl Reason<'_> {
+    const MOST: usize = 2;
+
+    fn lines(&self) -> Vec<String> {
+        let purchase = self.purchase.map(|p| format!("{p} ")).unwrap_or_default();
+        let line = |(message, subjects): &(&str, Vec<String>)| {
+            let named: Vec<String> = subjects.iter().filter(|s| !s.is_empty()).cloned().collect();
+            let colon = if named.is_empty() { "" } else { ": " };
+            format!("not taken: {purchase}{}{colon}{message}", some(&named))
+        };
+        let mut lines: Vec<String> = self.messages.iter().take(Self::MOST).map(line).collect();
+        let left: usize = self.messages.iter().skip(Self::MOST).map(|(_, subjects)| subjects.len()).sum();
+        if left > 0 {
+            lines.push(format!("not taken: {purchase}{left} more for {} (-o json has all)", self.reason));
+        }
+        lines
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 6;
+    match names.len().checked_sub(MOST) {
+        None | Some(0) => names.join(", "),
+        Some(left) => format!("{} and {left} more", names[..MOST].join(", ")),
+    }
 }
 
 fn subject(not_taken: &NotTaken) -> String {

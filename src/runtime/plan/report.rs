@@ -2,8 +2,10 @@
 
 use super::manifests::{Manifests, Workload, allowed_values};
 use crate::decide::desired::pod_size;
-use crate::decide::purchase::policy::{Architecture, Sizing};
-use crate::decide::purchase::{Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy};
+use crate::decide::purchase::policy::Architecture;
+use crate::decide::purchase::{
+    Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy, Unfit, Why,
+};
 use crate::kube::intent::pod_spec;
 use crate::model::{HourlyPrice, Purchase};
 use serde::Serialize;
@@ -42,6 +44,8 @@ pub struct Replica {
     pub messages: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_taken: Vec<NotTaken>,
+    /// How many types of the catalog are not among the class's instances: too many to name.
+    pub types_not_allowed: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,7 +71,7 @@ pub struct Bought {
     pub surplus_hourly: HourlyPrice,
     /// A commitment pays a part.
     pub covered: bool,
-    /// The cheapest that holds the Pod without a policy: on demand, not burstable.
+    /// What the saving is measured against ([`Planner::plain_on_demand`]).
     pub on_demand_type: String,
     pub on_demand_hourly: HourlyPrice,
     /// What follows if there is no capacity: `c6i.large in us-east-1b`.
@@ -125,7 +129,7 @@ impl Report {
         let (places, batch): (Vec<usize>, Vec<Demand>) = demands.into_iter().unzip();
         let decisions = planner.decide_all(&batch, ledger);
         for ((place, demand), decision) in places.into_iter().zip(&batch).zip(decisions) {
-            replicas[place].fill(planner, market, policy, demand, decision);
+            replicas[place].fill(planner, policy, demand, decision);
         }
         let totals = Totals::of(&replicas);
         let prices = market.origins.clone();
@@ -144,11 +148,18 @@ impl Replica {
             reason: None,
             messages: Vec::new(),
             not_taken: Vec::new(),
+            types_not_allowed: 0,
         }
     }
 
-    fn fill(&mut self, planner: &Planner, market: &Market, policy: &Policy, demand: &Demand, decision: Decision) {
-        self.not_taken = decision.dropped().map(|dropped| not_taken(planner, policy, dropped)).collect();
+    fn fill(&mut self, planner: &Planner, policy: &Policy, demand: &Demand, decision: Decision) {
+        let (not_allowed, mut dropped): (Vec<Dropped>, Vec<Dropped>) =
+            decision.dropped().partition(|dropped| dropped.why == Why::Unfit(Unfit::NotAllowed));
+        // Of those for one reason the cheapest first.
+        dropped.sort_by_key(|dropped| (dropped.option, dropped.why));
+        self.types_not_allowed = not_allowed.len();
+        self.not_taken = dropped.into_iter().map(|dropped| not_taken(planner, policy, dropped)).collect();
+        let plain = planner.plain_on_demand(&decision, demand.architecture);
         self.class = Some(decision.class.to_owned());
         let choice = match decision.outcome {
             Outcome::Plan(choice) => choice,
@@ -159,8 +170,7 @@ impl Replica {
             }
         };
         self.status = Status::Bought;
-        let (on_demand_type, on_demand_hourly) = plain(market, policy, demand)
-            .unwrap_or_else(|| (choice.instance_type.to_owned(), planner.type_of(choice.pool.instance_type).on_demand));
+        let plain = plain.unwrap_or_else(|| planner.type_of(choice.pool.instance_type));
         let name = |(pool, _): &(crate::decide::purchase::PoolId, HourlyPrice)| {
             format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
         };
@@ -172,8 +182,8 @@ impl Replica {
             monthly: monthly(choice.price),
             surplus_hourly: choice.surplus,
             covered: !choice.drawn.is_empty(),
-            on_demand_type,
-            on_demand_hourly,
+            on_demand_type: plain.name.clone(),
+            on_demand_hourly: plain.on_demand,
             next: choice.alternatives.iter().map(name).collect(),
         });
     }
@@ -236,27 +246,6 @@ fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
         class: None,
         architecture,
     })
-}
-
-/// The cheapest type that holds what the Pod asks for, as if there were no policy: on demand, not
-/// burstable, of the Pod's architecture or those of the policy's defaults.
-fn plain(market: &Market, policy: &Policy, demand: &Demand) -> Option<(String, HourlyPrice)> {
-    let defaults = policy.classes.last()?;
-    let (Sizing::Requests { cpu_millis, memory_bytes } | Sizing::Override { cpu_millis, memory_bytes }) =
-        defaults.sizing;
-    let cpu = demand.cpu_millis.unwrap_or(cpu_millis);
-    let memory = demand.memory_bytes.unwrap_or(memory_bytes).saturating_add(market.reserved_memory_bytes);
-    let allowed = &defaults.instances.architectures;
-    let runs = |architecture: Architecture| match demand.architecture {
-        Some(own) => own == architecture,
-        None => allowed.is_empty() || allowed.contains(&architecture),
-    };
-    let holds = market
-        .catalog
-        .types
-        .iter()
-        .filter(|t| t.burst.is_none() && runs(t.architecture) && t.cpu_millis >= cpu && t.memory_bytes >= memory);
-    holds.min_by_key(|t| (t.on_demand, &t.name)).map(|t| (t.name.clone(), t.on_demand))
 }
 
 fn not_taken(planner: &Planner, policy: &Policy, dropped: Dropped) -> NotTaken {
