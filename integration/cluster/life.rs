@@ -132,21 +132,6 @@ async fn a_pod_over_its_deadline_fails_and_says_so() {
     assert_eq!(failed.status.and_then(|s| s.reason).as_deref(), Some("DeadlineExceeded"));
 }
 
-#[tokio::test]
-async fn the_status_command_lists_what_backs_a_pod_and_its_price() {
-    let space = Space::new("status").await;
-    space.apply(&pod("priced", spec(&[idle()]))).await;
-    let running = space.until_running("priced").await;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pilotlight"));
-    command.arg("status").arg("--kubeconfig").arg(space.cluster.kubeconfig());
-    let output = command.output().await.expect("pilotlight can be run");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let row = text.lines().find(|line| line.contains(&space.name)).unwrap_or_else(|| panic!("no row in\n{text}"));
-    for cell in ["priced", "Running", &annotation(&running, "instance-id"), "t3.nano", "on-demand", "0.0052"] {
-        assert!(row.contains(cell), "{cell}: {row}");
-    }
-}
-
 /// Nothing of the instance runs any more, and its disk is gone.
 async fn until_instance_ended(space: &Space, instance: &str) {
     let dir = space.cluster.instance_dir(instance);

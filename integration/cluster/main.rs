@@ -17,5 +17,6 @@ mod neighbours;
 mod network;
 mod refusals;
 mod reserve;
+mod status;
 mod streams;
 mod workloads;
