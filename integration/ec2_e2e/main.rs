@@ -4,6 +4,7 @@
 //! Needs a cluster with the stand-in and a provider in its network: `scripts/test ec2` starts them. They take
 //! turns: each tells the stand-in what EC2 is to do, and counts what was launched.
 
+mod denied;
 mod market;
 mod notices;
 mod standin;
@@ -258,18 +259,25 @@ async fn what_the_provider_calls_is_what_the_iam_policy_allows() {
     assert_eq!(idle, Vec::<&String>::new(), "the policy allows what the provider never calls");
 }
 
+/// What env is told so that nothing is found of whoever runs the tests.
+const WITHOUT_CREDENTIALS: [&str; 9] = [
+    "-u",
+    "AWS_ACCESS_KEY_ID",
+    "-u",
+    "AWS_SECRET_ACCESS_KEY",
+    "-u",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
+    "AWS_CONFIG_FILE=/dev/null",
+    "AWS_EC2_METADATA_DISABLED=true",
+];
+
 /// `pilotlight check --cloud` of the provider's own files, in its network: whether the account may do what is needed,
 /// and what is said of each action.
 fn check_cloud(credentials: &[&str]) -> (bool, BTreeMap<String, String>) {
     let file = Cluster::get().provider_dir().join("provider.yaml").display().to_string();
-    let mut action =
-        vec!["exec", "--", "env", "-u", "AWS_ACCESS_KEY_ID", "-u", "AWS_SECRET_ACCESS_KEY", "-u", "AWS_PROFILE"];
-    // Of whoever runs the tests.
-    action.extend([
-        "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
-        "AWS_CONFIG_FILE=/dev/null",
-        "AWS_EC2_METADATA_DISABLED=true",
-    ]);
+    let mut action = vec!["exec", "--", "env"];
+    action.extend(WITHOUT_CREDENTIALS);
     action.extend(credentials);
     action.extend([env!("CARGO_BIN_EXE_pilotlight"), "check", "--cloud", "--config", &file]);
     let output = Cluster::get().script("cluster", &action).output().expect("scripts/cluster can be run");
@@ -316,36 +324,4 @@ async fn the_account_s_permissions_are_told_by_dry_runs() {
     assert!(!fine && rights["ec2:RunInstances"].starts_with("DENIED: NoCredentials"), "{rights:?}");
     assert!(rights["sqs:ReceiveMessage"].starts_with("denied; the agents alone"), "{rights:?}");
     assert_eq!(launched(), before, "nothing was done");
-}
-
-#[tokio::test]
-async fn without_rights_the_node_is_not_ready_and_says_why_and_comes_back() {
-    let _turn = alone().await;
-    let space = Space::new("ec2-denied").await;
-    space.apply(&pinned("steady")).await;
-    let pod = space.until_running("steady").await;
-    let nodes = Api::<Node>::all(space.client.clone());
-    let ready = |node: &Node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        ready.map(|c| (c.status, c.message.unwrap_or_default())).unwrap_or_default()
-    };
-    let name = "pilotlight-us-east-1a";
-    let wait = |wanted: &'static str, says: &'static str| {
-        let nodes = nodes.clone();
-        async move {
-            let found = kube::runtime::wait::await_condition(nodes, name, |node: Option<&Node>| {
-                node.map(ready).is_some_and(|(status, message)| status == wanted && message.contains(says))
-            });
-            assert!(tokio::time::timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
-        }
-    };
-    {
-        let _script = Scripted::new(r#"{"faults": [{"action": "*", "code": "AuthFailure"}]}"#);
-        wait("False", "AuthFailure").await;
-        assert_eq!(annotation(&space.until_running("steady").await, "instance-id"), annotation(&pod, "instance-id"));
-    }
-    wait("True", "").await;
-    assert_eq!(space.exec("steady", "echo here").await.trim(), "here");
-    gone(&space, &["steady"]).await;
 }

@@ -222,10 +222,12 @@ impl Engine {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("the cloud did not describe its instances within {} s", DESCRIBE_TIMEOUT.as_secs()),
             };
-            tracing::warn!(why, "the cloud does not answer");
             answers.send_if_modified(|known| {
                 let next = Err(why);
                 let changed = *known != next;
+                if let (Err(why), true) = (&next, changed) {
+                    tracing::warn!(why, "the cloud does not answer");
+                }
                 *known = next;
                 changed
             });
@@ -234,7 +236,10 @@ impl Engine {
 
     fn cloud_health(&self, fact: &Fact) {
         if let Fact::Instances { .. } = fact {
-            self.config.cloud_answers.send_if_modified(|known| std::mem::replace(known, Ok(())).is_err());
+            let back = self.config.cloud_answers.send_if_modified(|known| std::mem::replace(known, Ok(())).is_err());
+            if back {
+                tracing::info!("the cloud answers");
+            }
         }
     }
 

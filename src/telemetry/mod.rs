@@ -25,9 +25,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged unless PILOTLIGHT_LOG says otherwise. AWS's libraries tell at each look for credentials where they looked;
+/// what came of it is in our own words.
+const USUAL: &str = "info,aws_config=warn,aws_runtime=error";
+
 /// Starts logging to standard error. Once a process.
 pub fn init_logs(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("PILOTLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("PILOTLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new(USUAL));
     let registry = tracing_subscriber::registry().with(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);

@@ -3,9 +3,10 @@
 //! Every call waits for EC2's limits first ([`super::limits`]) and answers a [`Refusal`] where EC2 did not do
 //! what was asked. The SDK retries nothing: what may be tried again, and with which token, its callers decide.
 //!
-//! - [`launch`]: RunInstances, CreateFleet, launch templates. [`instances`]: DescribeInstances,
+//! - [`credentials`]: whom calls are signed as. [`launch`]: RunInstances, CreateFleet, launch templates. [`instances`]: DescribeInstances,
 //!   TerminateInstances. [`resources`]: what instances may leave. [`market`]: what is sold. [`permissions`]: dry runs.
 
+mod credentials;
 mod instances;
 mod launch;
 mod market;
@@ -15,6 +16,8 @@ mod resources;
 pub use launch::{FleetOrder, RunOrder};
 pub use permissions::{Permission, Right};
 
+use credentials::Found;
+
 use super::{
     config::Ec2Config,
     limits::{Kind, Limits},
@@ -22,7 +25,10 @@ use super::{
     refusal::{Refusal, Verdict},
 };
 use crate::interner::Interner;
-use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, ConfigLoader, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
 use aws_sdk_ec2::{
     Client,
     config::SharedHttpClient,
@@ -43,13 +49,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections of a burst are kept, each with buffers as long as the longest answers that came over it.
 const IDLE: usize = 2;
 
-/// How AWS is called. Credentials are looked for where AWS's tools look: the environment, a profile, a web
-/// identity (IRSA), the container's (EKS Pod Identity), the metadata service; at the first call, not here.
+/// How AWS is called. Credentials are looked for at the first call, not here.
 pub fn sdk_config(region: &str) -> ConfigLoader {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(CALL_TIMEOUT).build();
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
+        .credentials_provider(Found::new(Region::new(region.to_owned())))
+        // Found keeps them.
+        .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
         .http_client(http_client())
