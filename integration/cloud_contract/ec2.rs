@@ -103,7 +103,7 @@ impl Ec2 {
                 region: config.region.clone(),
                 account: None,
                 identity_certificates: None,
-                register_within: SignedDuration::from_mins(10),
+                register_within: Arc::new(|| SignedDuration::from_mins(10)),
             };
             let attestor = Attestor::new(attest, Arc::new(sts), Arc::new(ledger));
             Ec2Cloud::new(config, &shared, attestor).unwrap()

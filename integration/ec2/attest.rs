@@ -231,6 +231,23 @@ fn of_two_keys_that_prove_the_same_instance_at_once_one_gets_it() {
 }
 
 #[test]
+fn how_long_an_instance_may_take_to_register_is_what_the_policy_says_now() {
+    let standin = stand_in("attest-bound");
+    run(async {
+        let site = Site::start(standin, Options::default());
+        let instance = site.launch("");
+        impersonate(instance.address);
+        let (key, role) = (Key::new(), Role::of(&site.standin, &instance));
+        let dialer = Dialer::at(&site, instance.address);
+        site.let_register_within(SignedDuration::from_secs(0));
+        assert!(dialer.by_role(&instance.id, &key, &role, |_| {}).await.is_err());
+        assert_eq!(site.refused("too-late"), 1);
+        site.let_register_within(SignedDuration::from_mins(10));
+        dialer.by_role(&instance.id, &key, &role, |_| {}).await.unwrap();
+    });
+}
+
+#[test]
 fn an_account_that_is_not_ours_is_refused_where_it_is_named() {
     let standin = stand_in("attest-account");
     run(async {

@@ -2,7 +2,7 @@
 
 use crate::support::{Cluster, PATIENCE};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 const STANDIN: &str = "http://10.70.0.1:15000/standin";
 
@@ -57,6 +57,13 @@ pub fn launched() -> u64 {
     get("calls")["launched"].as_u64().expect("a number")
 }
 
+/// Of what clients must be configured with: by its JSON pointer.
+pub fn fact(pointer: &str) -> String {
+    let facts = get("facts");
+    let fact = facts.pointer(pointer).and_then(Value::as_str);
+    fact.unwrap_or_else(|| panic!("no {pointer} in {facts}")).to_owned()
+}
+
 /// State, pool and whether its machine is there, by id.
 pub fn instances() -> BTreeMap<String, (String, String, String)> {
     let all = get("instances");
@@ -81,19 +88,28 @@ pub fn put_event(event: &str) {
     curl(&["-X", "POST", "--data-raw", event], "queue");
 }
 
+/// A call of somebody else of the account.
+pub fn by_another(call: &str) -> String {
+    curl(&["-X", "POST", "--data-raw", &format!("{call}&Version=2016-11-15")], "by-another")
+}
+
 /// The provider's metrics.
 pub fn metrics() -> String {
     Cluster::get().inside(&["curl", "-sSf", "http://127.0.0.1:10280/metrics"])
 }
 
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub async fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, condition).await;
+}
+
+pub async fn until_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let wait = async {
-        let mut tick = tokio::time::interval(std::time::Duration::from_millis(200));
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
         while !condition() {
             tick.tick().await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not so after {PATIENCE:?}: {what}");
+    assert!(tokio::time::timeout(patience, wait).await.is_ok(), "not so after {patience:?}: {what}");
 }
 
 pub async fn until_nothing_is_left() {

@@ -282,15 +282,13 @@ mod tests {
             let other = validated(&GOOD.replacen(from, to, 1)).unwrap();
             assert_eq!(now.needs_restart(&other), keys, "{from} -> {to}");
         }
-        // The policy's are taken up at once, but for what attests an instance.
+        // The policy's are taken up at once.
         let mut other = validated(GOOD).unwrap();
         let mut buying = (*other.buying).clone();
         buying.policy.ttl.launch = buying.policy.ttl.launch + buying.policy.ttl.launch;
-        other.buying = Arc::new(buying.clone());
-        assert!(now.needs_restart(&other).is_empty());
         buying.policy.ttl.register = buying.policy.ttl.register + buying.policy.ttl.register;
         other.buying = Arc::new(buying);
-        assert_eq!(now.needs_restart(&other), ["ttl.register"]);
+        assert!(now.needs_restart(&other).is_empty());
     }
 
     #[test]

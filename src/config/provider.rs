@@ -110,12 +110,6 @@ impl ProviderConfig {
             ("leaderElection", self.leader_election != other.leader_election),
             ("dns", (self.dns_server, &self.dns_domain) != (other.dns_server, &other.dns_domain)),
             ("cloud", self.cloud != other.cloud),
-            // Whoever attests an instance holds it to this from the start.
-            (
-                "ttl.register",
-                matches!(self.cloud, CloudConfig::Ec2(_))
-                    && self.buying.policy.ttl.register != other.buying.policy.ttl.register,
-            ),
             ("telemetry", self.telemetry_listen != other.telemetry_listen),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()

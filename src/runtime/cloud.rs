@@ -3,6 +3,7 @@
 use super::buying::Asked;
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, Ec2Settings, LocalConfig, ProviderConfig};
+use crate::decide::purchase::Buying;
 #[cfg(feature = "ec2")]
 use crate::decide::purchase::refresh::Kind;
 use crate::gateway::Ca;
@@ -10,7 +11,7 @@ use crate::ports::{AgentUpdate, Cloud};
 use crate::telemetry::Metrics;
 use anyhow::Context;
 use std::{pin::Pin, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Why this program can't serve that configuration, if it can't.
@@ -31,6 +32,8 @@ pub(super) struct Surroundings<'a> {
     /// For what the cloud announces.
     pub updates: &'a mpsc::Sender<AgentUpdate>,
     pub metrics: &'a Metrics,
+    /// What is bought by now.
+    pub buying: &'a watch::Receiver<Arc<Buying>>,
     pub cancel: &'a CancellationToken,
 }
 
@@ -101,7 +104,10 @@ async fn ec2(config: &ProviderConfig, settings: &Ec2Settings, around: &Surroundi
         region: config.region.clone(),
         account: settings.account.clone(),
         identity_certificates: identity_certificates.transpose()?,
-        register_within: config.buying.policy.ttl.register,
+        register_within: {
+            let buying = around.buying.clone();
+            Arc::new(move || buying.borrow().policy.ttl.register)
+        },
     };
     let (ledger, batches): (Ledger, Run) = match &config.authority_secret {
         Some(secret) => {

@@ -114,11 +114,13 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         ca = authority(config, &provider) => Arc::new(ca.context("the agents' authority")?),
     };
     let (agent_updates, agents) = mpsc::channel(QUEUE);
+    let (bought_by, buying) = watch::channel(Arc::clone(&config.buying));
     let around = cloud::Surroundings {
         ca: &ca,
         provider: &provider,
         updates: &agent_updates,
         metrics: &metrics,
+        buying: &buying,
         cancel: &cancel,
     };
     let cloud::Made { cloud, tasks: of_the_cloud, asked } = cloud::make(config, &around).await?;
@@ -179,7 +181,6 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
         spawn(&mut tasks, "the watch on pods", watch);
     }
     let (taken_up, reloads) = mpsc::channel(1);
-    let (bought_by, buying) = watch::channel(Arc::clone(&config.buying));
     let files = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
     let (edited, files) = watch::channel(files);
     let watch =

@@ -49,6 +49,8 @@ pub struct Site {
     cancel: CancellationToken,
     /// Seconds that the provider's clock is ahead.
     ahead: Arc<AtomicI64>,
+    /// Seconds after its launch that an instance may register for the first time.
+    register_within: Arc<AtomicI64>,
     state: tempfile::TempDir,
     options: Options,
 }
@@ -136,6 +138,7 @@ impl Site {
         listen: SocketAddr,
     ) -> Self {
         let cancel = CancellationToken::new();
+        let register_within = Arc::new(AtomicI64::new(REGISTER_WITHIN.as_secs()));
         let sts = StsClient::at(&format!("http://{}", standin.address())).unwrap();
         let (ledger, writer) = Ledger::new(FileStore::new(state.path().join("claims.json")), cancel.clone());
         tokio::spawn(writer);
@@ -145,7 +148,10 @@ impl Site {
             region: REGION.to_owned(),
             account: Some(options.account.to_owned()),
             identity_certificates: options.documents.then(|| IdentityCertificates::from_pem(&certificate).unwrap()),
-            register_within: REGISTER_WITHIN,
+            register_within: {
+                let seconds = Arc::clone(&register_within);
+                Arc::new(move || SignedDuration::from_secs(seconds.load(Ordering::SeqCst)))
+            },
         };
         let clock = {
             let ahead = Arc::clone(&ahead);
@@ -158,7 +164,7 @@ impl Site {
         let metrics = Metrics::default();
         let config = GatewayConfig { listen, names: vec![listen.ip().to_string()], places: Places::default() };
         let gateway = Gateway::start(&config, Arc::clone(&ca), cloud, sender, metrics.clone(), cancel.clone()).unwrap();
-        Self { standin, metrics, updates, ca, gateway, cancel, ahead, state, options }
+        Self { standin, metrics, updates, ca, gateway, cancel, ahead, register_within, state, options }
     }
 
     /// The provider is gone, and another is in its place.
@@ -167,6 +173,11 @@ impl Site {
         self.cancel.cancel();
         self.gateway.stopped().await;
         Self::serve(self.standin, self.options, self.state, self.ahead, address)
+    }
+
+    /// As an edit of the cost policy's `ttl.register`.
+    pub fn let_register_within(&self, time: SignedDuration) {
+        self.register_within.store(time.as_secs(), Ordering::SeqCst);
     }
 
     pub fn provider(&self) -> String {

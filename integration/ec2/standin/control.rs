@@ -8,6 +8,7 @@
 //! | `GET /standin/instances` | what is, with state and addresses |
 //! | `PUT /standin/instances/ID/metadata` | notices of its metadata service ([`super::imds::Told`]) |
 //! | `POST /standin/instances/ID/interrupt?seconds=120` | a spot interruption: the notice, then the end |
+//! | `POST /standin/by-another` | a call of somebody else of the account, which is not counted |
 //! | `POST /standin/queue` | an event, as EventBridge puts it into the queue |
 //! | `POST /standin/instances/ID/credentials` | identity-role credentials, as the metadata service gives them |
 //! | `GET /standin/instances/ID/identity` | its identity document and the `rsa2048` signature |
@@ -18,8 +19,9 @@ use super::{
     imds::Told,
     instances::Stopping,
     moto::Spent,
+    params::Params,
     script::Script,
-    server::end,
+    server::{end, pass_on},
     world::{World, now},
 };
 use axum::{
@@ -62,6 +64,7 @@ pub fn router(world: Arc<World>, facts: Facts, signer: Arc<Signer>) -> Router {
         .route("/standin/instances", get(instances))
         .route("/standin/instances/{id}/metadata", put(metadata))
         .route("/standin/instances/{id}/interrupt", post(interrupt))
+        .route("/standin/by-another", post(by_another))
         .route("/standin/queue", post(event))
         .route("/standin/instances/{id}/credentials", post(credentials))
         .route("/standin/instances/{id}/identity", get(document))
@@ -176,6 +179,11 @@ async fn interrupt(
         }
     });
     Ok(())
+}
+
+/// The body is as EC2's query protocol has it.
+async fn by_another(State(world): State<Arc<World>>, body: String) -> Result<String, Refused> {
+    pass_on(&world, &Params::parse(&body)).await.map_err(|refusal| (StatusCode::BAD_REQUEST, refusal.message))
 }
 
 async fn event(State(world): State<Arc<World>>, body: String) -> Result<(), Refused> {

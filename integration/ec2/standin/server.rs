@@ -310,7 +310,7 @@ async fn paged(world: &World, params: &Params, list: &str, most: usize) -> Resul
     Ok(xml::print(&root))
 }
 
-async fn pass_on(world: &World, params: &Params) -> Result<String, Refusal> {
+pub(super) async fn pass_on(world: &World, params: &Params) -> Result<String, Refusal> {
     let (root, text) = world.moto.query_text(params).await?;
     note_template(world, params, &root);
     Ok(text)

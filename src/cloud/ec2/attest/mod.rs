@@ -47,7 +47,7 @@ use tokio::sync::Semaphore;
 /// after two seconds.
 const QUESTIONS: usize = 16;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AttestConfig {
     pub cluster: String,
     pub region: String,
@@ -55,8 +55,8 @@ pub struct AttestConfig {
     pub account: Option<String>,
     /// Whose signature makes an identity document a proof. None: documents are none.
     pub identity_certificates: Option<IdentityCertificates>,
-    /// How long after its launch an instance may register for the first time.
-    pub register_within: SignedDuration,
+    /// How long after its launch an instance may register for the first time: as the policy has it now.
+    pub register_within: Arc<dyn Fn() -> SignedDuration + Send + Sync>,
 }
 
 /// What the time is; tests have their own.
@@ -105,7 +105,7 @@ impl Attestor {
         let applicant = Applicant { peer: claim.peer, key: claim.key };
         let admitted = |holder| {
             let now = (self.clock)();
-            admit(&applicant, record.as_ref(), holder, self.config.register_within, now)
+            admit(&applicant, record.as_ref(), holder, (self.config.register_within)(), now)
                 .map_err(|refusal| ClaimError::NotAdmitted(id.clone(), refusal))
         };
         let holder = self.ledger.holder(id).await.map_err(|error| unsettled(error.to_string()))?;
