@@ -334,7 +334,7 @@ fn a_machine_has_the_size_of_its_type_and_its_own_address_and_runs_containers() 
     let off_root = world.inside(id, "grep -v -e ':/$' -e '^0::/init$' /proc/1/cgroup; true").unwrap();
     assert_eq!(off_root, "", "PID 1 is not at the root of its cgroups");
 
-    assert!(world.inside(id, "ip -4 -o addr show dev eth0").unwrap().contains(" 10.72.0.2/16 "));
+    assert!(world.inside(id, "ip -4 -o addr show dev ens5").unwrap().contains(" 10.72.0.2/16 "));
     let peer = machines[1].private_ip.unwrap();
     for address in ["10.72.0.1".to_owned(), peer.to_string()] {
         // bash's /dev/tcp to a closed port: refused means that it was reached.

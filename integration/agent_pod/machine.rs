@@ -115,10 +115,13 @@ impl Machine {
         run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
         for line in [
             "link set lo up",
-            "link add eth0 type veth peer name peer0",
-            "addr add 10.250.7.1/24 dev eth0",
-            "link set eth0 up",
+            // As on EC2: by this name, and with the Pod's address, if cloud-init has its way.
+            "link add ens5 type veth peer name peer0",
+            "addr add 10.250.7.1/24 dev ens5",
+            &format!("addr add {POD_IP}/24 dev ens5"),
+            "link set ens5 up",
             "link set peer0 up",
+            "route add default via 10.250.7.254",
         ] {
             run("ip", &line.split(' ').collect::<Vec<_>>());
         }
@@ -129,7 +132,7 @@ impl Machine {
             pods_dir: dir.join("pods"),
             logs_dir: dir.join("logs"),
             cni_conf_dir: dir.join("cni"),
-            uplink: "eth0".to_owned(),
+            uplink: None,
         };
         fs::create_dir_all(&config.cni_conf_dir).unwrap();
         fs::create_dir_all(dir.join("certs")).unwrap();

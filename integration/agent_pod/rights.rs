@@ -58,7 +58,7 @@ fn a_pod_on_the_hosts_network_shares_it() {
         agent.wants(&pod);
         let report = agent.until_running().await;
         assert_eq!(report.pod_ip, None);
-        assert!(agent.exec("app", "ip addr show eth0").await.contains("10.250.7.1/24"));
+        assert!(agent.exec("app", "ip addr show ens5").await.contains("10.250.7.1/24"));
         assert!(!agent.exec("app", "cat /etc/hosts").await.contains("Kubernetes-managed"));
         assert!(agent.exec("app", "ps").await.contains("containerd"));
         agent.stop(&pod, 0).await;

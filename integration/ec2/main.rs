@@ -174,7 +174,7 @@ fn an_instance_boots_by_its_user_data_asks_its_metadata_service_and_ends_with_it
         assert!(described.text.contains(&format!("<privateIpAddress>{address}</privateIpAddress>")), "{address}");
     }
     assert_eq!(addresses.lines().count(), 2);
-    assert!(standin.inside(&id, "ip -4 -o addr show dev eth0").unwrap().contains(addresses.lines().next().unwrap()));
+    assert!(standin.inside(&id, "ip -4 -o addr show dev ens5").unwrap().contains(addresses.lines().next().unwrap()));
     assert!(ask("meta-data/spot/instance-action").is_err());
     standin.post(&format!("/standin/instances/{id}/interrupt?seconds=120"), "");
     assert!(ask("meta-data/spot/instance-action").unwrap().contains("terminate"));

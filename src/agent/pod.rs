@@ -68,8 +68,9 @@ pub struct PodRuntimeConfig {
     /// Container logs, laid out as a kubelet does.
     pub logs_dir: PathBuf,
     pub cni_conf_dir: PathBuf,
-    /// The interface whose subnet the Pod's address is of.
-    pub uplink: String,
+    /// The interface whose subnet the Pod's address is of. None: that of the default route, whatever its name (`ens5`
+    /// on EC2's Nitro instances, `eth0` on others).
+    pub uplink: Option<String>,
 }
 
 impl Default for PodRuntimeConfig {
@@ -80,7 +81,7 @@ impl Default for PodRuntimeConfig {
             pods_dir: "/var/lib/pilotlight/pods".into(),
             logs_dir: "/var/log/pods".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
-            uplink: "eth0".to_owned(),
+            uplink: None,
         }
     }
 }

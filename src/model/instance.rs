@@ -131,6 +131,8 @@ pub struct Launched {
     pub records: Vec<InstanceRecord>,
     /// Also where the whole count was reached with later offers.
     pub shortages: Vec<Shortage>,
+    /// The cloud's codes of what else went wrong with a part of it.
+    pub failures: Vec<String>,
 }
 
 /// What the cloud could not give now. None stands for every one.

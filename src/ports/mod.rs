@@ -50,10 +50,19 @@ pub trait Cloud: Send + Sync {
 pub enum CloudError {
     /// Try again later; the same request.
     #[error("the cloud did not {operation}: {message}")]
-    Retry { operation: &'static str, message: String },
+    Retry { operation: &'static str, code: String, message: String },
     /// The request is wrong: trying it again is no use.
     #[error("the cloud refuses to {operation}: {message}")]
-    Refused { operation: &'static str, message: String },
+    Refused { operation: &'static str, code: String, message: String },
+}
+
+impl CloudError {
+    /// The cloud's word for it, for metrics: one of not too many.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Retry { code, .. } | Self::Refused { code, .. } => code,
+        }
+    }
 }
 
 /// The provider's end of all agents' connections.

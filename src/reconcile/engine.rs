@@ -265,27 +265,31 @@ impl Engine {
             };
             metrics.launch(count);
             let answer = tokio::time::timeout(patience, cloud.launch(&request)).await;
-            let silent = |_| CloudError::Retry { operation: "launch", message: format!("no answer within {patience:?}") };
+            let silent = |_| CloudError::Retry {
+                operation: "launch",
+                code: "NoAnswer".to_owned(),
+                message: format!("no answer within {patience:?}"),
+            };
             let (launched, failure) = match answer.map_err(silent).and_then(|answer| answer) {
                 Ok(launched) => {
-                    let Launched { records, shortages } = &launched;
+                    let Launched { records, shortages, failures } = &launched;
                     tracing::info!(asked = count, got = records.len(), class, zone = request.zone, best = ?request.offers[0], "launched");
                     for shortage in shortages {
                         metrics.launch_failed(&shortage.code);
                         tracing::warn!(?shortage, class, "the cloud was short");
                     }
+                    for code in failures {
+                        metrics.launch_failed(code);
+                    }
                     (launched, None)
                 }
                 Err(error) => {
-                    metrics.launch_failed(match &error {
-                        CloudError::Retry { .. } => "Retry",
-                        CloudError::Refused { .. } => "Refused",
-                    });
+                    metrics.launch_failed(error.code());
                     tracing::warn!(error = &error as &dyn std::error::Error, class, zone = request.zone, "a launch failed");
                     (Launched::default(), Some(error.to_string()))
                 }
             };
-            let Launched { records, shortages } = launched;
+            let Launched { records, shortages, failures: _ } = launched;
             drop(reply.send(Fact::Launched { order: number, records, shortages, failure }).await);
         });
     }

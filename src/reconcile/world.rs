@@ -55,6 +55,9 @@ const COOLING: SignedDuration = SignedDuration::from_secs(10);
 /// An instance must be missing from this many descriptions in a row before it counts as gone: clouds
 /// are only eventually consistent.
 const ABSENT: u8 = 2;
+/// An instance whose end was asked for and that the cloud still describes as living after this many descriptions (one
+/// every two seconds) is ended again.
+const END_AGAIN: u64 = 15;
 /// An agent that was not heard for this long makes its Pod unready: what a node whose kubelet is silent
 /// gets (node-monitor-grace-period of kube-controller-manager).
 const SILENT: SignedDuration = SignedDuration::from_secs(40);
@@ -132,7 +135,8 @@ struct InstanceEntry {
     silent_since: Option<Timestamp>,
     known_since_round: u64,
     absent: u8,
-    ending: bool,
+    /// The round of descriptions in which its end was asked for last.
+    ending: Option<u64>,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
     /// What the cloud announces to it, as its agent says it: whole.
@@ -154,7 +158,7 @@ impl InstanceEntry {
     }
 
     fn usable(&self) -> bool {
-        !self.ending && self.gone.is_none() && self.pod.is_none()
+        self.ending.is_none() && self.gone.is_none() && self.pod.is_none()
     }
 
     fn silent(&self, now: Timestamp) -> bool {

@@ -45,7 +45,7 @@ pub(super) async fn sandbox(
     fs::create_dir_all(&logs).map_err(|error| failed(format!("make {}: {error}", logs.display())))?;
     if !pod.host_network {
         let conf = &shared.config;
-        let prepared = network::prepare(&shared.cri, &conf.cni_conf_dir, &conf.uplink, pod).await;
+        let prepared = network::prepare(&shared.cri, &conf.cni_conf_dir, conf.uplink.as_deref(), pod).await;
         prepared.map_err(|error| match error {
             network::NetworkError::Runtime(error) if error.is_unreachable() => Failure::Unreachable,
             other => failed(other.to_string()),

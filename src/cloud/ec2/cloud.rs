@@ -181,7 +181,7 @@ impl Ec2Cloud {
         if records.iter().any(|record| record.tags.get(tags::REQUEST) != Some(&print)) {
             return Err(reused());
         }
-        Ok((!records.is_empty()).then_some(Launched { records, shortages: Vec::new() }))
+        Ok((!records.is_empty()).then_some(Launched { records, ..Launched::default() }))
     }
 
     /// While EC2 lets us do nothing it is not asked again and again.
@@ -215,13 +215,16 @@ impl Ec2Cloud {
     /// Whether there was something to take up.
     async fn resume(&self) -> bool {
         let mut resumed = self.resumed.lock().await;
-        if std::mem::replace(&mut *resumed, true) {
+        if *resumed {
             return false;
         }
-        self.launcher.resume().await.unwrap_or_else(|error| {
+        // Who describes does not wait for ever, and this ends with it: then the next one takes them up again.
+        let taken = self.launcher.resume().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "what the last process had under way can't be read");
             0
-        }) > 0
+        });
+        *resumed = true;
+        taken > 0
     }
 }
 
@@ -267,7 +270,8 @@ impl Cloud for Ec2Cloud {
         match coming {
             None => Ok(()),
             Some(id) => {
-                Err(CloudError::Retry { operation: "terminate", message: format!("{id} is not known to EC2 yet") })
+                let message = format!("{id} is not known to EC2 yet");
+                Err(CloudError::Retry { operation: "terminate", code: "NotFound".to_owned(), message })
             }
         }
     }
@@ -332,5 +336,5 @@ fn terminate_call(api: &Arc<Api>) -> Call<()> {
 }
 
 fn refused(message: String) -> CloudError {
-    CloudError::Refused { operation: "launch", message }
+    CloudError::Refused { operation: "launch", code: "InvalidRequest".to_owned(), message }
 }

@@ -118,6 +118,7 @@ impl Launcher {
                     launched.shortages.push(shortage);
                 }
             }
+            launched.failures.extend(outcome.failure.as_ref().map(|refusal| refusal.code.clone()));
             failure = failure.or(outcome.failure);
         }
         match failure {
@@ -226,7 +227,13 @@ impl Launcher {
         loop {
             tries += 1;
             let refusal = match self.try_call(entry, call, subnet).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    // A fleet says it in its answer; whoever asks next makes the template anew.
+                    if answer.1.iter().any(|said| said.refusal.verdict == Verdict::TemplateGone) {
+                        self.ensured.lock().await.clear();
+                    }
+                    return Ok(answer);
+                }
                 Err(refusal) => refusal,
             };
             tracing::warn!(%refusal, verdict = ?refusal.verdict, tries, "EC2 did not launch");

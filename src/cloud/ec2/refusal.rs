@@ -43,7 +43,14 @@ pub struct Refusal {
 impl Refusal {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         let code = code.into();
-        Self { verdict: classify(&code), code, message: message.into() }
+        let message = match code.as_str() {
+            // AWS then tells what should have been signed, and the session's token is in that.
+            "SignatureDoesNotMatch" | "InvalidSignatureException" | "IncompleteSignature" => {
+                "the request's signature is not accepted".to_owned()
+            }
+            _ => message.into(),
+        };
+        Self { verdict: classify(&code), code, message }
     }
 
     /// The call did not come to an answer; whether EC2 did what was asked is not known.
@@ -57,10 +64,10 @@ impl Refusal {
     }
 
     pub fn cloud_error(&self, operation: &'static str) -> CloudError {
-        let message = self.to_string();
+        let (code, message) = (self.code.clone(), self.to_string());
         match self.verdict {
-            Verdict::Denied | Verdict::Refused => CloudError::Refused { operation, message },
-            _ => CloudError::Retry { operation, message },
+            Verdict::Denied | Verdict::Refused => CloudError::Refused { operation, code, message },
+            _ => CloudError::Retry { operation, code, message },
         }
     }
 }
@@ -234,6 +241,14 @@ mod tests {
         named.dedup();
         assert_eq!(named, ["c6i.large", "t3.micro"]);
         assert!(found.iter().all(|s| s.zone.is_none() && s.purchase != Some(Purchase::Spot) && s.purchase.is_some()));
+    }
+
+    #[test]
+    fn what_should_have_been_signed_is_not_repeated() {
+        let told = "The Canonical String for this request should have been 'POST … x-amz-security-token:SECRET'";
+        for code in ["SignatureDoesNotMatch", "InvalidSignatureException"] {
+            assert!(!Refusal::new(code, told).to_string().contains("SECRET"));
+        }
     }
 
     #[test]

@@ -107,7 +107,8 @@ async fn gather<T: Clone + Send + Sync + 'static>(mut asked: mpsc::Receiver<Ques
     }
 }
 
-/// Calls, and again without the ids that are not known.
+/// Calls, and again without the ids that are not known, and those that are refused (one with termination protection, say):
+/// the others are not to suffer for them.
 async fn split<T: Send>(ids: Vec<InstanceId>, call: &Call<T>) -> Result<Found<T>, Refusal> {
     let mut found = Found::new();
     let mut rest = vec![ids];
@@ -118,6 +119,13 @@ async fn split<T: Send>(ids: Vec<InstanceId>, call: &Call<T>) -> Result<Found<T>
                 continue;
             }
             Err(refusal) if refusal.verdict == Verdict::NotFound => refusal,
+            Err(refusal) if refusal.verdict == Verdict::Refused => {
+                if let [id] = &ids[..] {
+                    tracing::warn!(%id, %refusal, "EC2 does not do it for this one");
+                    continue;
+                }
+                refusal
+            }
             Err(refusal) => return Err(refusal),
         };
         rest.extend(without_unknown(ids, &refusal.message));
@@ -196,6 +204,20 @@ mod tests {
         let call: Call<u32> = Arc::new(|_| Box::pin(async { Err(Refusal::new("InternalError", "m")) }));
         let window = Window::new(call);
         assert_eq!(window.ask(ids([1])).await, Err(Refusal::new("InternalError", "m")));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_refused_does_not_keep_the_others_from_their_answer() {
+        let call: Call<u32> = Arc::new(|asked: Vec<InstanceId>| {
+            let protected = asked.contains(&ids([3])[0]);
+            let answer = match protected {
+                true => Err(Refusal::new("OperationNotPermitted", "it may not be terminated")),
+                false => Ok(asked.into_iter().map(|id| (id, 7)).collect()),
+            };
+            Box::pin(async move { answer })
+        });
+        let found = Window::new(call).ask(ids(0..6)).await.unwrap();
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ids([0, 1, 2, 4, 5]));
     }
 
     proptest! {

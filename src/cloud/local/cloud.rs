@@ -134,7 +134,11 @@ impl LocalCloud {
         call: impl FnOnce(&Inner) -> Result<T, CloudError> + Send + 'static,
     ) -> Result<T, CloudError> {
         let inner = Arc::clone(&self.0);
-        let broken = |error: tokio::task::JoinError| CloudError::Retry { operation, message: error.to_string() };
+        let broken = |error: tokio::task::JoinError| CloudError::Retry {
+            operation,
+            code: "Internal".to_owned(),
+            message: error.to_string(),
+        };
         spawn_blocking(move || call(&inner)).await.map_err(broken)?
     }
 }
@@ -190,7 +194,7 @@ impl Inner {
         if !seen.is_empty() {
             return if seen.iter().all(|stored| same_request(stored, request)) {
                 let records = seen.into_iter().map(|stored| stored.instance.clone()).collect();
-                Ok(Launched { records, shortages: Vec::new() })
+                Ok(Launched { records, ..Launched::default() })
             } else {
                 Err(refused(format!("token {} was used for another request", request.client_token)))
             };
@@ -198,7 +202,7 @@ impl Inner {
         let subnet = Subnet { gateway: self.config.bridge_address, prefix_len: self.config.prefix_len };
         let pairs = allocate(subnet, &taken(machines.values()), request.count as usize);
         if pairs.is_empty() {
-            return Ok(Launched { records: Vec::new(), shortages: vec![self.no_address(request)] });
+            return Ok(Launched { shortages: vec![self.no_address(request)], ..Launched::default() });
         }
         let pairs_left = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
         let mut launched = Vec::new();
@@ -219,7 +223,7 @@ impl Inner {
             self.start(&mut machines, stored);
         }
         let shortages = if short { vec![self.no_address(request)] } else { Vec::new() };
-        Ok(Launched { records, shortages })
+        Ok(Launched { records, shortages, ..Launched::default() })
     }
 
     fn start(&self, machines: &mut BTreeMap<InstanceId, Machine>, stored: StoredInstance) {
@@ -474,9 +478,9 @@ fn equal_in_constant_time(a: &str, b: &str) -> bool {
 }
 
 fn refused(message: String) -> CloudError {
-    CloudError::Refused { operation: "launch", message }
+    CloudError::Refused { operation: "launch", code: "InvalidRequest".to_owned(), message }
 }
 
 fn retry(operation: &'static str, error: &LocalError) -> CloudError {
-    CloudError::Retry { operation, message: chain(error) }
+    CloudError::Retry { operation, code: "LocalFault".to_owned(), message: chain(error) }
 }

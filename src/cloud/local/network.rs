@@ -37,10 +37,13 @@ pub fn ensure_bridge(name: &str, address: Ipv4Addr, prefix_len: u8) -> Result<()
     Ok(())
 }
 
-/// A wire from the bridge into the network namespace of process `pid`, where it is called eth0.
+/// What a machine calls its wire: as EC2's Nitro instances do.
+const UPLINK: &str = "ens5";
+
+/// A wire from the bridge into the network namespace of process `pid`.
 pub fn connect(veth: &str, bridge: &str, address: Ipv4Addr, pid: i32) -> Result<(), LocalError> {
     ip(&[
-        format!("link add {veth} type veth peer name eth0 address {} netns {pid}", mac_of(address)),
+        format!("link add {veth} type veth peer name {UPLINK} address {} netns {pid}", mac_of(address)),
         format!("link set {veth} master {bridge} up"),
     ])
 }
@@ -49,8 +52,8 @@ pub fn connect(veth: &str, bridge: &str, address: Ipv4Addr, pid: i32) -> Result<
 pub fn configure_inside(address: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<(), LocalError> {
     ip(&[
         "link set lo up".to_owned(),
-        format!("addr add {address}/{prefix_len} dev eth0"),
-        "link set eth0 up".to_owned(),
+        format!("addr add {address}/{prefix_len} dev {UPLINK}"),
+        format!("link set {UPLINK} up"),
         format!("route add default via {gateway}"),
     ])
 }

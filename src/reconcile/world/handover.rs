@@ -287,7 +287,7 @@ impl World {
         PodFacts {
             over: entry.over(),
             deletion: entry.seen.intent.deletion,
-            backed: own.is_some_and(|own| own.gone.is_none() && !own.ending),
+            backed: own.is_some_and(|own| own.gone.is_none() && own.ending.is_none()),
             grace_seconds: spec.map_or(0, |spec| spec.termination_grace_seconds),
             controlled: entry.seen.intent.owner.is_some(),
         }
@@ -307,7 +307,7 @@ impl World {
             interruptions.min()
         });
         Other {
-            alive: instance.is_some_and(|i| i.gone.is_none() && !i.ending),
+            alive: instance.is_some_and(|i| i.gone.is_none() && i.ending.is_none()),
             connected: instance.is_some_and(|i| i.connected),
             told: instance.is_some_and(told),
             ready: instance.is_some_and(|i| i.connected) && leg.report.as_deref().is_some_and(ready),

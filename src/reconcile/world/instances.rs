@@ -8,7 +8,7 @@
 //!    Pod, and the binding can be from before this start. So a crash between a binding and its record is
 //!    healed, and an instance that fell into wrong hands can't ask for another Pod's secrets.
 
-use super::{ABSENT, COOLING, InstanceEntry, World, facts::Effect};
+use super::{ABSENT, COOLING, END_AGAIN, InstanceEntry, World, facts::Effect};
 use crate::decide::purchase::Quarantine;
 use crate::model::{Generation, InstanceId, InstanceRecord, InstanceState, PodUid, Shortage};
 use jiff::Timestamp;
@@ -94,7 +94,7 @@ impl World {
             silent_since: Some(now),
             known_since_round: self.round,
             absent: 0,
-            ending: false,
+            ending: None,
             holds: None,
             gone: None,
             told: Vec::new(),
@@ -105,6 +105,7 @@ impl World {
 
     pub(super) fn described(&mut self, round: u64, records: Vec<InstanceRecord>, now: Timestamp) {
         let mut absent: BTreeSet<InstanceId> = self.instances.keys().cloned().collect();
+        let mut unheard = Vec::new();
         for record in records {
             absent.remove(&record.id);
             match self.instances.get_mut(&record.id) {
@@ -125,8 +126,16 @@ impl World {
                         self.placement_dirty = true;
                         self.dirty.extend(entry.pod.clone());
                     }
+                    if !over && entry.ending.is_some_and(|asked| round >= asked + END_AGAIN) {
+                        entry.ending = Some(round);
+                        unheard.push(entry.record.id.clone());
+                    }
                 }
             }
+        }
+        if !unheard.is_empty() {
+            // The cloud may have said that it does not know one that it listed a moment before.
+            self.effects.push(Effect::Terminate(unheard));
         }
         for id in absent {
             let Some(entry) = self.instances.get_mut(&id) else { continue };

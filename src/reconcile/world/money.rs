@@ -57,7 +57,7 @@ impl World {
                     purchase: record.purchase,
                     instance_type: record.instance_type.clone(),
                     zone: record.zone.clone(),
-                    state: match (entry.ending, pod, entry.ever_connected) {
+                    state: match (entry.ending.is_some(), pod, entry.ever_connected) {
                         (true, _, _) => "ending",
                         (false, Some(_), _) => "bound",
                         (false, None, true) => "ready",

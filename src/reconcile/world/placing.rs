@@ -147,7 +147,7 @@ impl World {
     fn room(&self) -> BTreeMap<String, u32> {
         let mut room: BTreeMap<String, u32> =
             self.config.zones.values().map(|zone| (zone.clone(), self.config.pods_per_node)).collect();
-        for entry in self.instances.values().filter(|e| !e.ending && e.gone.is_none()) {
+        for entry in self.instances.values().filter(|e| e.ending.is_none() && e.gone.is_none()) {
             if let Some(left) = room.get_mut(&entry.record.zone) {
                 *left = left.saturating_sub(1);
             }

@@ -88,9 +88,9 @@ impl World {
         for id in ids {
             if let Some(entry) = self.instances.get_mut(id)
                 && entry.gone.is_none()
-                && !entry.ending
+                && entry.ending.is_none()
             {
-                entry.ending = true;
+                entry.ending = Some(self.round);
                 ended.push(id.clone());
             }
         }

@@ -4,6 +4,7 @@
 //! A crash is a new [`World`], told what the API server, the cloud and the agents hold. What must never
 //! happen is checked at each effect; what must come about in the end, after everything has settled.
 
+mod ends;
 mod handover;
 mod sim;
 mod trust;

@@ -349,6 +349,10 @@ impl Sim {
         }
     }
 
+    pub fn living(&self) -> usize {
+        self.machines.values().filter(|machine| machine.lives()).count()
+    }
+
     pub fn describe(&mut self) {
         let round = self.world.begin_round();
         let records = self.machines.values().map(|m| m.record.clone()).collect();

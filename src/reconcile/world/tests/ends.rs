@@ -1,0 +1,78 @@
+//! Instances that must not cost anything any more: those whose end was not heard, and those that never registered.
+
+use super::super::{END_AGAIN, Effect, Fact, World};
+use super::sim::{Sim, buying, config};
+use crate::decide::fixtures::{at, instance};
+use crate::model::{InstanceId, InstanceState, NodeName};
+use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+/// A provider that knows of one instance, launched just before, that no Pod needs.
+fn world(register: i64) -> World {
+    let mut config = config();
+    let mut buying = buying();
+    buying.policy.ttl.register = SignedDuration::from_secs(register);
+    config.buying = Arc::new(buying);
+    let mut world = World::new(config, at(100));
+    world.apply(Fact::Synced(NodeName::new("pilotlight-a")), at(100));
+    world
+}
+
+fn described(world: &mut World, state: InstanceState, now: Timestamp) -> Vec<Effect> {
+    let mut record = instance("i-1", at(99));
+    record.state = state;
+    let round = world.begin_round();
+    world.apply(Fact::Instances { round, records: vec![record] }, now);
+    world.decide(now)
+}
+
+fn ends(effects: &[Effect]) -> usize {
+    let of = |effect: &&Effect| matches!(effect, Effect::Terminate(ids) if ids.contains(&InstanceId::new("i-1")));
+    effects.iter().filter(of).count()
+}
+
+#[test]
+fn an_instance_that_still_lives_long_after_its_end_was_asked_for_is_ended_again() {
+    let mut world = world(10);
+    // It never registers: that is why it ends.
+    let mut asked: Vec<u64> = Vec::new();
+    for round in 0..4 * END_AGAIN {
+        let now = at(100 + 2 * i64::try_from(round).unwrap());
+        let effects = described(&mut world, InstanceState::Running, now);
+        asked.extend((0..ends(&effects)).map(|_| round));
+    }
+    assert!(asked.len() >= 3, "{asked:?}");
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] == END_AGAIN), "{asked:?}");
+    // Once the cloud has heard it, never again.
+    for round in 0..4 * END_AGAIN {
+        let now = at(1000 + 2 * i64::try_from(round).unwrap());
+        assert_eq!(ends(&described(&mut world, InstanceState::ShuttingDown, now)), 0);
+    }
+}
+
+#[test]
+fn one_that_never_registers_is_ended_after_the_policys_time_and_another_launched_for_its_pod() {
+    let mut buying = buying();
+    buying.policy.ttl.register = SignedDuration::from_secs(180);
+    let mut sim = Sim::buying(buying);
+    // Agents that were there before it come back within that time.
+    sim.wait(60);
+    sim.create(1000);
+    sim.launch_returns(true);
+    let begun = sim.now();
+    while sim.living() == 1 {
+        let passed = sim.now().duration_since(begun).as_secs();
+        assert!(passed <= 184, "it still lives after {passed} s");
+        assert!(sim.asked().is_empty(), "after {passed} s another is launched beside it");
+        sim.wait(2);
+        sim.describe();
+    }
+    let passed = sim.now().duration_since(begun).as_secs();
+    assert!(passed > 180, "it is ended after {passed} s");
+    sim.wait(30);
+    assert_eq!(sim.asked().len(), 1);
+    sim.launch_returns(true);
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+}
