@@ -119,6 +119,11 @@ fn manifests_that_cannot_be_read_or_make_no_pods_end_with_1_and_say_which() {
         ("-", "", "nothing that makes Pods"),
         ("-", "kind: Service\nmetadata: {name: web}\n", "nothing that makes Pods"),
         ("-", "kind: Deployment\nmetadata: {name: web}\nspec: {replicas: many}\n", "spec.replicas"),
+        (
+            "-",
+            "kind: Deployment\nmetadata: {name: web}\nspec: {replicas: 4294967295}\n",
+            "expected a number of Pods up to",
+        ),
     ] {
         let refused = plan(&["-f", filename, "--policy", &policy], input);
         assert_eq!(refused.code, Some(1), "{said}: {}", refused.err);
@@ -149,9 +154,29 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
         assert_eq!(refused.code, Some(2), "{said}: {}", refused.err);
         assert!(refused.err.contains(said) && refused.out.is_empty(), "{said}: {}{}", refused.err, refused.out);
     }
+    let none = plan(&["-f", "-", "--policy", "/no/such/policy.yaml"], WEB);
+    assert!(none.code == Some(2) && none.err.contains("/no/such/policy.yaml"), "{}", none.err);
     // What clap refuses.
     assert_eq!(plan(&["-f", "-"], WEB).code, Some(2), "a policy is required");
     assert_eq!(plan(&["-f", "-", "--policy", &policy, "--assume-spot", "0"], WEB).code, Some(2));
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_fault() {
+    let (policy, _) = shipped();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pilotlight"))
+        .args(["plan", "-f", "-", "--policy", &policy, "-o", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("pilotlight can be run");
+    drop(child.stdout.take());
+    // More than a pipe holds.
+    let many = WEB.replace("replicas: 4", "replicas: 400");
+    child.stdin.take().expect("piped").write_all(many.as_bytes()).expect("read");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
 
 #[test]

@@ -366,5 +366,9 @@ async fn the_account_s_permissions_are_told_by_dry_runs() {
     let (fine, rights) = check_cloud(&[]);
     assert!(!fine && rights["ec2:RunInstances"].starts_with("DENIED: NoCredentials"), "{rights:?}");
     assert!(rights["sqs:ReceiveMessage"].starts_with("denied; the agents alone"), "{rights:?}");
+
+    // A proxy that nobody listens as: no question comes to an answer.
+    let (fine, rights) = check_cloud(&[signed[0], signed[1], "HTTP_PROXY=http://127.0.0.1:9"]);
+    assert!(!fine && rights["ec2:RunInstances"].starts_with("NO ANSWER"), "{rights:?}");
     assert_eq!(launched(), before, "nothing was done");
 }

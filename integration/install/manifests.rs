@@ -101,6 +101,18 @@ async fn the_chart_is_taken_in_another_namespace_with_the_least_that_must_be_sai
 }
 
 #[tokio::test]
+async fn one_replica_alone_is_not_warned_of_having_no_other() {
+    let _turn = alone().await;
+    for (replicas, warned) in [(1, false), (2, true)] {
+        let text = rendered(&with(eks_values(), "replicas", json!(replicas)), "x");
+        assert_eq!(text.contains("alert: PilotlightReplicaDown"), warned, "{replicas} replicas");
+        assert!(
+            text.contains("alert: PilotlightWithoutLeader") && text.contains("alert: PilotlightPodsWithoutInstance")
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_chart_refuses_what_it_does_not_know() {
     let _turn = alone().await;
     Cluster::get();

@@ -20,7 +20,10 @@ use crate::decide::purchase::{Catalog, Market, Policy};
 use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
@@ -133,9 +136,14 @@ impl Checker<'_> {
     }
 
     fn percent(&self, key: &str, percent: u32) -> Result<u32, PolicyError> {
-        if percent <= 100 {
+        self.within(key, percent, 0..=100)
+    }
+
+    fn within(&self, key: &str, percent: u32, range: RangeInclusive<u32>) -> Result<u32, PolicyError> {
+        if range.contains(&percent) {
             return Ok(percent);
         }
-        Err(self.error(key, format!("{percent}: expected a percentage from 0 to 100")))
+        let (least, most) = range.into_inner();
+        Err(self.error(key, format!("{percent}: expected a percentage from {least} to {most}")))
     }
 }

@@ -333,10 +333,10 @@ mod tests {
         for (from, to, key, expected) in [
             ("cluster: dev", "cluster: Dev_1", "cluster", "lower-case"),
             ("cluster: dev", "clutser: dev", "clutser", "unknown field"),
-            ("kubeletPort: 10260", "kubeletPort: many", "nodes[0].kubeletPort", "u16"),
+            ("kubeletPort: 10260", "kubeletPort: many", "nodes[0].kubeletPort", "from 0 to 65535"),
             ("cpu: 64", "cpu: -1", "limits.cpu", "quantity"),
             ("memory: 128Gi", "memory: lots", "limits.memory", "quantity"),
-            ("pods: 110", "pods: 1e99", "limits.pods", "u32"),
+            ("pods: 110", "pods: 1e99", "limits.pods", "a whole number"),
             ("subnet: 10.72.0.1/16", "subnet: 10.72.0.1", "cloud.local.subnet", "prefix"),
             ("keepCompletedPods: 10m", "keepCompletedPods: soon", "keepCompletedPods", "duration"),
             ("listen: 10.72.0.1:10255", "listen: nowhere", "agents.listen", "socket address"),

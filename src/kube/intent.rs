@@ -23,6 +23,7 @@ mod volume;
 
 pub use refuse::Rule;
 
+use super::selection::{ARCH, allowed_values};
 use crate::model::{
     Deletion, DnsConfig, DnsPolicy, HostAlias, NodeName, ObjectName, PodIntent, PodSpec, PodUid, Resources,
     RestartPolicy, Unsupported,
@@ -100,7 +101,7 @@ pub(crate) fn pod_spec(spec: &api::PodSpec) -> Result<PodSpec, Vec<Unsupported>>
 fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
     let api::PodSpec {
         active_deadline_seconds,
-        affinity: _,                        // the scheduler's
+        affinity: _,                        // the scheduler's, and allowed_values()
         automount_service_account_token: _, // the admission plugin's: it has added the volume by now
         containers,
         dns_config,
@@ -117,8 +118,8 @@ fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
         hostname_override,
         image_pull_secrets,
         init_containers,
-        node_name: _, // PodIntent::node
-        node_selector,
+        node_name: _,     // PodIntent::node
+        node_selector: _, // the scheduler's, and allowed_values()
         os,
         overhead,
         preemption_policy: _,   // the scheduler's
@@ -215,7 +216,7 @@ fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
             .flatten()
             .map(|api::PodReadinessGate { condition_type }| condition_type.clone())
             .collect(),
-        node_selector: node_selector.clone().unwrap_or_default(),
+        architectures: allowed_values(spec, ARCH, &["amd64", "arm64"]),
         overhead: overhead.as_ref().map(|list| overhead_of(list, refusals)).unwrap_or_default(),
         pod_requests: pod_resources.as_ref().map(|all| pod_level(all, refusals)).unwrap_or_default(),
     }

@@ -28,6 +28,7 @@ pub mod refs;
 pub mod render;
 pub mod reserve;
 pub mod reviews;
+pub mod selection;
 pub mod services;
 pub mod watched;
 pub mod writer;

@@ -34,6 +34,8 @@ pub struct NodeFacts {
     pub address: IpAddr,
     pub limits: Limits,
     pub cluster: String,
+    /// Of most of its instances, as Kubernetes names it.
+    pub architecture: &'static str,
     pub prices: watch::Receiver<PriceNote>,
 }
 
@@ -75,7 +77,7 @@ fn object(facts: &NodeFacts) -> Node {
                 "type": "virtual-kubelet",
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": "amd64",
+                "kubernetes.io/arch": facts.architecture,
                 "topology.kubernetes.io/region": facts.region,
                 "topology.kubernetes.io/zone": facts.node.zone,
                 "node.kubernetes.io/exclude-from-external-load-balancers": "true",
@@ -109,7 +111,7 @@ fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Times
         ],
         "daemonEndpoints": { "kubeletEndpoint": { "Port": facts.node.kubelet_port } },
         "nodeInfo": {
-            "architecture": "amd64",
+            "architecture": facts.architecture,
             "operatingSystem": "linux",
             "kubeletVersion": KUBELET_VERSION,
             "kubeProxyVersion": "",

@@ -81,7 +81,8 @@ pub struct PodSpec {
     pub share_process_namespace: bool,
     pub security: PodSecurity,
     pub readiness_gates: Vec<String>,
-    pub node_selector: Labels,
+    /// By nodeSelector and node affinity; None: any.
+    pub architectures: Option<Vec<String>>,
     pub overhead: Resources,
     /// spec.resources.requests: where it says something, it takes the place of the containers' sum.
     pub pod_requests: Resources,
@@ -413,7 +414,7 @@ impl PodSpec {
             security: PodSecurity::default(),
             pod_requests: Resources::default(),
             readiness_gates: Vec::new(),
-            node_selector: Labels::new(),
+            architectures: None,
             overhead: Resources::default(),
         }
     }

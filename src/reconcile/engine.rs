@@ -144,8 +144,7 @@ impl Engine {
             for effect in world.decide(now) {
                 self.carry_out(effect);
             }
-            let (pods, bound, free) = world.counts();
-            self.config.metrics.set_counts(pods, bound, free);
+            self.config.metrics.set_counts(&world.counts());
         }
         self.tasks.close();
         self.tasks.wait().await;

@@ -32,6 +32,7 @@ use crate::decide::purchase::{self, Market};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
 use crate::model::{DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid};
 use crate::ports::PodSeen;
+use crate::telemetry::Counts;
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -196,11 +197,16 @@ impl World {
         self.unsynced.is_empty() && self.described
     }
 
-    /// Counts for metrics: Pods, instances by whether a Pod is bound.
-    pub fn counts(&self) -> (usize, usize, usize) {
+    /// For metrics.
+    pub fn counts(&self) -> Counts {
         let live = self.instances.values().filter(|i| i.gone.is_none());
         let bound = live.clone().filter(|i| i.pod.is_some()).count();
-        (self.pods.len(), bound, live.count() - bound)
+        Counts {
+            pods: self.pods.len(),
+            waiting: self.pods.values().filter(|pod| pod.wants_instance.is_some()).count(),
+            bound,
+            free: live.count() - bound,
+        }
     }
 
     /// Begins a round of descriptions; what is added from now on can't be missing from it.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 something failed while it ran; 2 wrong arguments or a broken file (as clap does);
 //! 3 (`node`) the lease was lost.
 
+use super::say::say;
 use crate::cloud::local::machine;
 use crate::config::{ProviderConfig, Surroundings};
 use crate::telemetry::{self, LogFormat};
@@ -58,7 +59,7 @@ pub fn main() -> ExitCode {
         // Not necessarily where it will run: what the Pod would say of itself is made up.
         Command::Check { config, cloud } => match load(&config, &Surroundings::of_some_pod()) {
             Ok(valid) => {
-                print!("{}", checked(&config, &valid));
+                say(&checked(&config, &valid));
                 if cloud { permitted(runtime().block_on(super::cloud::check(&valid))) } else { ExitCode::SUCCESS }
             }
             Err(refused) => refused,

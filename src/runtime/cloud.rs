@@ -1,6 +1,6 @@
 //! The cloud that the configuration names, made.
 
-use super::buying::Asked;
+use super::{buying::Asked, say::say};
 use crate::cloud::local::{LocalCloud, LocalCloudConfig, Registry};
 use crate::config::{CloudConfig, Ec2Settings, LocalConfig, ProviderConfig};
 use crate::decide::purchase::Buying;
@@ -58,11 +58,11 @@ pub(super) async fn make(config: &ProviderConfig, around: &Surroundings<'_>) -> 
     }
 }
 
-/// `pilotlight check --cloud`: says on standard output what the account permits. False if something that is needed is denied.
+/// `pilotlight check --cloud`: says on standard output what the account permits. False if something that is needed is denied, or nobody answers.
 pub(super) async fn check(config: &ProviderConfig) -> anyhow::Result<bool> {
     match &config.cloud {
         CloudConfig::Local(_) => {
-            println!("the local cloud needs no account");
+            say("the local cloud needs no account\n");
             Ok(true)
         }
         CloudConfig::Ec2(settings) => check_ec2(config, settings).await,
@@ -169,10 +169,12 @@ async fn check_ec2(config: &ProviderConfig, settings: &Ec2Settings) -> anyhow::R
             (Right::Denied(why), None) => format!("DENIED: {why}"),
             (Right::Denied(why), Some(instead)) => format!("denied; {instead}: {why}"),
             (Right::Unclear(why), _) => format!("not known: {why}"),
+            (Right::Unanswered(why), _) => format!("NO ANSWER: {why}"),
         };
-        println!("{:<33} {said}", permission.action);
+        say(&format!("{:<33} {said}\n", permission.action));
     }
-    Ok(!all.iter().any(|permission| permission.instead.is_none() && matches!(permission.right, Right::Denied(_))))
+    let lacks = |right: &Right| matches!(right, Right::Denied(_) | Right::Unanswered(_));
+    Ok(!all.iter().any(|permission| permission.instead.is_none() && lacks(&permission.right)))
 }
 
 #[cfg(feature = "ec2")]

@@ -22,5 +22,6 @@ mod plan;
 mod pod_usage;
 mod provider;
 mod reload;
+mod say;
 mod simulate;
 mod status;

@@ -10,6 +10,7 @@ mod manifests;
 mod render;
 mod report;
 
+use super::say::say;
 use crate::config::policy::{self, PolicyError};
 use crate::decide::purchase::{Ledger, Market, Planner, Policy};
 use jiff::Timestamp;
@@ -75,11 +76,11 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
     };
     match plan(args, &policy, &market, now) {
         Ok((text, true)) => {
-            print!("{text}");
+            say(&text);
             ExitCode::SUCCESS
         }
         Ok((text, false)) => {
-            print!("{text}");
+            say(&text);
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -92,6 +93,10 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
 impl MarketFiles {
     /// The policy, and what can be bought: the catalog that stands beside it unless another is named.
     pub(super) fn load(&self) -> Result<(Policy, Market), PolicyError> {
+        // What is named comes before what only stands beside it.
+        if let Err(source) = std::fs::metadata(&self.policy) {
+            return Err(PolicyError::Unreadable { file: self.policy.clone(), source });
+        }
         let beside = self.policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
         let catalog = self.catalog.as_deref().unwrap_or(&beside);
         let mut market = policy::load_market(catalog, None, self.prices.as_deref())?;
@@ -199,10 +204,35 @@ mod tests {
             "; spot 2026-",
             "other types: not among the class's instances",
             "more for PriceCapExceeded (-o json has all)",
+            "since the class's mix lacks one on demand",
+            "not asked, as that had something: spot",
             "c6i.xlarge in us-east-1a and 11 more",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn where_a_pod_may_not_run_nothing_is_bought() {
+        let zones = |spec: &str| {
+            let manifest =
+                format!("kind: Pod\nmetadata: {{name: one}}\nspec: {{containers: [{{name: a, image: b}}], {spec}}}\n");
+            let (text, _) = planned(&manifest, Output::Json);
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            report["replicas"][0]["zone"].as_str().map(str::to_owned)
+        };
+        let affinity = |expression: &str| {
+            format!(
+                "affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: \
+                 [{{matchExpressions: [{expression}]}}]}}}}}}"
+            )
+        };
+        let not_in = affinity("{key: topology.kubernetes.io/zone, operator: NotIn, values: [us-east-1a]}");
+        assert_eq!(zones("enableServiceLinks: true").as_deref(), Some("us-east-1a"));
+        assert_eq!(zones(&not_in).as_deref(), Some("us-east-1b"));
+        let named = "nodeSelector: {kubernetes.io/hostname: pilotlight-us-east-1c}";
+        assert_eq!(zones(named).as_deref(), Some("us-east-1c"));
+        assert_eq!(zones("nodeSelector: {topology.kubernetes.io/zone: moon}"), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::config::{CloudConfig, NodeConfig, ProviderConfig};
 use crate::decide::placement::BatchWindow;
+use crate::decide::purchase::policy::Architecture;
 use crate::gateway::{Ca, Gateway, GatewayConfig, KeyAndCertificate, Places};
 use crate::kube::{
     authority::{self, AuthorityPem},
@@ -226,6 +227,7 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
             address: config.address,
             limits: config.limits,
             cluster: config.cluster.clone(),
+            architecture: architecture(config),
             prices: prices.clone(),
         };
         let client = clients[&node.name].clone();
@@ -319,6 +321,15 @@ async fn authority(config: &ProviderConfig, provider: &Client) -> anyhow::Result
             }
         }
     }
+}
+
+/// What a node says of itself: amd64, if there is an image for that.
+fn architecture(config: &ProviderConfig) -> &'static str {
+    let amd64 = match &config.cloud {
+        CloudConfig::Ec2(ec2) => ec2.images.contains_key(&Architecture::Amd64),
+        CloudConfig::Local(_) => cfg!(target_arch = "x86_64"),
+    };
+    if amd64 { "amd64" } else { "arm64" }
 }
 
 fn world_config(config: &ProviderConfig) -> WorldConfig {

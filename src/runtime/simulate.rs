@@ -5,6 +5,7 @@
 //! Exit codes: 0 done; 1 something failed while it ran; 2 a broken policy, catalog, price list or trace.
 
 use super::plan;
+use super::say::say;
 use crate::decide::reserve::size::{self, Size};
 use crate::simulate::{
     Millis, Mode, Outcome, World, chart,
@@ -170,8 +171,8 @@ fn simulate(args: &SimulateArgs, prices: &Prices) -> anyhow::Result<ExitCode> {
         std::fs::write(file, chart::svg(&report)).with_context(|| file.display().to_string())?;
     }
     match args.output {
-        Output::Table => print!("{}", report.table()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Table => say(&report.table()),
+        Output::Json => say(&(serde_json::to_string_pretty(&report)? + "\n")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,7 @@ mod pods;
 mod samples;
 mod table;
 
+use super::say::say;
 use crate::kube::{client::client, identity::provider_config, node::PRICES};
 use anyhow::Context;
 use figures::Figures;
@@ -83,7 +84,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
             (Err(error), _) => return Err(error),
         };
         if !args.watch {
-            print!("{text}");
+            say(&text);
             return Ok(());
         }
         // ECMA-48: the cursor home, and what is below it erased.

@@ -97,11 +97,24 @@ struct Handover {
     outcome: String,
 }
 
+/// Of the world, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Bound to our nodes.
+    pub pods: usize,
+    /// Of them those that want an instance and have none.
+    pub waiting: usize,
+    /// Instances with a Pod, and without.
+    pub bound: usize,
+    pub free: usize,
+}
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
     pods: Gauge,
+    pods_waiting: Gauge,
     instances_bound: Gauge,
     instances_free: Gauge,
     launches: Counter,
@@ -130,6 +143,8 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("pilotlight");
         let pods = Gauge::default();
         registry.register("pods", "Pods bound to our nodes", pods.clone());
+        let pods_waiting = Gauge::default();
+        registry.register("pods_waiting", "Pods that want an instance and have none yet", pods_waiting.clone());
         let instances_bound = Gauge::default();
         registry.register("instances_bound", "Instances that a Pod is bound to", instances_bound.clone());
         let instances_free = Gauge::default();
@@ -145,11 +160,12 @@ impl Default for Metrics {
             launch_failures.clone(),
         );
         // From a warm start (tenths of a second) to a cloud's boot (tens of seconds).
-        let pod_start = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
+        let seconds = [0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+        let pod_start = Histogram::new(seconds);
         registry.register("pod_start_seconds", "From a Pod's creation to Running, as first seen", pod_start.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this replica leads", leader.clone());
-        let pod_bound = Histogram::new([0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0]);
+        let pod_bound = Histogram::new(seconds);
         registry.register("pod_bound_seconds", "From a Pod's creation to an instance of its own", pod_bound.clone());
         let money = Money::new(&mut registry);
         let reloads = Family::<Reloading, Counter>::default();
@@ -209,6 +225,7 @@ impl Default for Metrics {
             registry: Arc::new(registry),
             leader,
             pods,
+            pods_waiting,
             instances_bound,
             instances_free,
             launches,
@@ -238,11 +255,12 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    pub fn set_counts(&self, pods: usize, bound: usize, free: usize) {
+    pub fn set_counts(&self, counts: &Counts) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.pods.set(number(pods));
-        self.instances_bound.set(number(bound));
-        self.instances_free.set(number(free));
+        self.pods.set(number(counts.pods));
+        self.pods_waiting.set(number(counts.waiting));
+        self.instances_bound.set(number(counts.bound));
+        self.instances_free.set(number(counts.free));
     }
 
     pub fn launch(&self, instances: u32) {

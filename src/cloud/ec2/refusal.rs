@@ -40,6 +40,9 @@ pub struct Refusal {
     pub verdict: Verdict,
 }
 
+/// Our code where AWS gave none.
+const UNANSWERED: &str = "Unanswered";
+
 impl Refusal {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         let code = code.into();
@@ -55,7 +58,11 @@ impl Refusal {
 
     /// The call did not come to an answer; whether EC2 did what was asked is not known.
     pub fn unanswered(message: impl Into<String>) -> Self {
-        Self { code: "Unanswered".to_owned(), message: message.into(), verdict: Verdict::BackOff }
+        Self { code: UNANSWERED.to_owned(), message: message.into(), verdict: Verdict::BackOff }
+    }
+
+    pub fn is_unanswered(&self) -> bool {
+        self.code == UNANSWERED
     }
 
     /// There is nobody to sign as.

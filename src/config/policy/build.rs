@@ -48,7 +48,10 @@ pub fn policy(check: &Checker, raw: raw::Policy, catalog: &Catalog) -> Result<Po
         reservations: self::reservations(check, reservations, catalog)?,
         ice: Ice {
             quarantine: duration("ice.quarantine", &ice.quarantine)?.unwrap_or(SignedDuration::from_mins(3)),
-            max_attempts: ice.max_attempts.unwrap_or(4),
+            max_attempts: match ice.max_attempts {
+                Some(0) => return Err(check.error("defaults.ice.maxAttempts", "0: expected at least 1")),
+                given => given.unwrap_or(4),
+            },
         },
         ttl: Ttl {
             launch: duration("ttl.launch", &ttl.launch)?.unwrap_or(SignedDuration::from_mins(5)),
@@ -239,11 +242,16 @@ fn steps(check: &Checker, key: &str, raw: &[raw::Step]) -> Result<Vec<Step>, Pol
         if step.max_percent_of_on_demand.is_some() && step.option != raw::BuyOption::Spot {
             return Err(check.error(at("maxPercentOfOnDemand"), "expected with option spot alone"));
         }
+        if step.max_percent_of_on_demand == Some(0) {
+            return Err(check.error(at("maxPercentOfOnDemand"), "0: expected a percentage above zero"));
+        }
+        // Nobody wants an instance that may be taken back at a higher price than one that may not.
+        let of_spot = (step.option == raw::BuyOption::Spot).then_some(100);
         steps.push(Step {
             option: step.option.into(),
             allocation: step.allocation,
             min_pools: step.min_pools,
-            max_percent_of_on_demand: step.max_percent_of_on_demand,
+            max_percent_of_on_demand: step.max_percent_of_on_demand.or(of_spot),
             after_ice: step.after.is_some(),
         });
     }
@@ -377,7 +385,7 @@ fn commitments(check: &Checker, raw: Vec<raw::Commitment>, catalog: &Catalog) ->
             let Some((spec, units)) = spec.and_then(|spec| Some((spec, spec.normalized_units()?))) else {
                 return Err(check.error(key, format!("{instance_type:?}: expected a size such as large or 2xlarge")));
             };
-            Ok(Commitment::Regional { family: spec.family().to_owned(), units: units * u64::from(count) })
+            Ok(Commitment::Regional { family: spec.family().to_owned(), units: units.saturating_mul(u64::from(count)) })
         }
         raw::Commitment::SavingsPlan(raw::SavingsPlan { family, hourly, discount_percent }) => {
             let at = |field: &str| format!("commitments[{index}].savingsPlan.{field}");
@@ -391,7 +399,8 @@ fn commitments(check: &Checker, raw: Vec<raw::Commitment>, catalog: &Catalog) ->
             Ok(Commitment::SavingsPlan {
                 family,
                 hourly: check.price(&at("hourly"), &hourly)?,
-                discount_percent: check.percent(&at("discountPercent"), discount_percent)?,
+                // At a hundred it would pay for everything.
+                discount_percent: check.within(&at("discountPercent"), discount_percent, 0..=99)?,
             })
         }
     };

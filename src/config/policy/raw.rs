@@ -142,10 +142,10 @@ pub struct Step {
     /// With fewer pools than this left the step is passed over.
     #[serde(default)]
     pub min_pools: u32,
-    /// The dearest price, of the same type's on-demand price.
+    /// The dearest price of spot, of the same type's on-demand price; 100.
     pub max_percent_of_on_demand: Option<u32>,
-    /// `ice`: only when a step before it found a pool that had no capacity. For a Pod whose annotations leave no step
-    /// before it, at once.
+    /// `ice`: only when a step before it was short: a pool had no capacity or no known spot price, or there were fewer than
+    /// minPools. For a Pod whose annotations leave no step before it, at once.
     pub after: Option<After>,
 }
 
@@ -266,7 +266,7 @@ pub struct UseCommitments {
 pub struct Ice {
     /// How long a pool without capacity is left alone; 3m.
     pub quarantine: Option<Duration>,
-    /// How many pools are tried for one Pod before it waits; 4.
+    /// How many pools, better ones first, may be found without capacity before the next way of buying is tried; 4.
     pub max_attempts: Option<u32>,
 }
 

@@ -36,7 +36,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("cyclic-narrowing", "7: classes[2].narrows: a -> b -> c -> a: expected classes that do not narrow each other"),
     (
         "discount-above-hundred",
-        "2: commitments[0].savingsPlan.discountPercent: 120: expected a percentage from 0 to 100",
+        "2: commitments[0].savingsPlan.discountPercent: 120: expected a percentage from 0 to 99",
     ),
     ("empty-allow", "3: defaults.instances.allow: is empty: expected names or globs, or no key at all"),
     (
@@ -56,7 +56,9 @@ const BROKEN: &[(&str, &str)] = &[
         "negative-price",
         "2: defaults.maxHourlyPrice: \"-0.5\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
     ),
+    ("no-attempts", "2: defaults.ice.maxAttempts: 0: expected at least 1"),
     ("no-purchase", "3: classes[0].purchase: is empty: expected at least one way of buying"),
+    ("nothing-of-on-demand", "2: defaults.purchase[0].maxPercentOfOnDemand: 0: expected a percentage above zero"),
     ("not-yaml", "2: classes: unclosed bracket '{'"),
     (
         "overlapping-cron",
@@ -126,7 +128,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("widening-override", "2: overrides.max-hourly-price: unknown variant `allow`, expected one of lower-only, deny"),
     ("widening-purchase", "8: classes[1].purchase[1].option: spot: expected a way of buying of class web"),
     ("widening-zones", "6: classes[1].placement.zones: expected a zone of the class that it narrows"),
-    ("wrong-type", "3: classes[0].weight: invalid i32"),
+    ("wrong-type", "3: classes[0].weight: expected a whole number"),
 ];
 
 #[test]

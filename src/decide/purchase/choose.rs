@@ -194,12 +194,17 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// A type with its rank, or a zone with its crowd.
+type Numbered = (u16, u32);
+
 /// Lists that are made anew for each Pod; kept from one to the next, so that a batch does not spend its time on memory.
 #[derive(Default)]
 struct Scratch {
-    types: Vec<(u16, u32)>,
-    zones: Vec<(u16, u32)>,
+    types: Vec<Numbered>,
+    zones: Vec<Numbered>,
     offers: Vec<Candidate>,
+    /// Offers but for a shortage.
+    short: Vec<Candidate>,
     unfit: Vec<(u16, Unfit)>,
     passed_over: Vec<Dropped>,
 }
@@ -307,7 +312,7 @@ impl<'a> Case<'a, '_> {
 
     fn run(&self, place: usize, scratch: &mut Scratch) -> Outcome<'a> {
         let planner = self.planner;
-        let Scratch { types, zones, offers, unfit, passed_over: dropped } = scratch;
+        let Scratch { types, zones, offers, short, unfit, passed_over: dropped } = scratch;
         types.clear();
         zones.clear();
         unfit.clear();
@@ -343,11 +348,12 @@ impl<'a> Case<'a, '_> {
             let from = dropped.len();
             // What a mix lacks is not waited with; and if the annotations left no step before it, it comes after none.
             let at_once = !tried || lacking && is_on_demand(step.option);
-            let found = self.step(step, shortage || at_once, types, zones, offers, dropped);
+            let found = self.step(step, shortage || at_once, (types, zones), (offers, short), dropped);
             shortage |= dropped[from..].iter().any(|d| d.why.is_shortage());
             tried |= self.may_pay_by(step.option);
             if let Some(choice) = found {
-                return Outcome::Plan(choice);
+                let for_mix = lacking && is_on_demand(step.option);
+                return Outcome::Plan(Choice { for_mix, ..choice });
             }
         }
         // Where no type does, how one might have been paid for does not matter.
@@ -381,9 +387,8 @@ impl<'a> Case<'a, '_> {
         &self,
         step: &Step,
         shortage: bool,
-        types: &[(u16, u32)],
-        zones: &[(u16, u32)],
-        offers: &mut Vec<Candidate>,
+        (types, zones): (&[Numbered], &[Numbered]),
+        (offers, short): (&mut Vec<Candidate>, &mut Vec<Candidate>),
         dropped: &mut Vec<Dropped>,
     ) -> Option<Choice<'a>> {
         let option = Some(step.option);
@@ -407,8 +412,8 @@ impl<'a> Case<'a, '_> {
             cap: [self.class.max_hourly, self.narrowing.max_hourly, of_spot].into_iter().flatten().min(),
         };
         let balanced = self.class.placement.spread == Spread::Balanced;
-        let before = dropped.len();
         offers.clear();
+        short.clear();
         for &(type_id, rank) in types {
             let spec = self.planner.types[usize::from(type_id)];
             if step.option == Purchase::Burstable && spec.burst.is_none() {
@@ -430,7 +435,14 @@ impl<'a> Case<'a, '_> {
                 match self.price(&offering, spec, pool, most, surplus) {
                     Ok(price) => {
                         let crowd_first = if balanced { crowd } else { 0 };
-                        offers.push(Candidate::new(rank, crowd_first, price, crowd, size, zone_id));
+                        let candidate = Candidate::new(rank, crowd_first, price, crowd, size, zone_id);
+                        if self.planner.quarantined[offering.place][self.index(pool)] {
+                            short.push(candidate);
+                            let (instance_type, zone) = (Some(type_id), Some(zone_id));
+                            dropped.push(Dropped { option, instance_type, zone, why: Why::Quarantined });
+                        } else {
+                            offers.push(candidate);
+                        }
                     }
                     Err(why) => {
                         dropped.push(Dropped { option, instance_type: Some(type_id), zone: Some(zone_id), why });
@@ -438,10 +450,11 @@ impl<'a> Case<'a, '_> {
                 }
             }
         }
-        // Asking pool after pool costs calls and time: with this many short ones the way of paying is given
-        // up until one comes back.
-        let short = dropped[before..].iter().filter(|d| d.why == Why::Quarantined).count();
-        if !offers.is_empty() && short >= self.planner.policy.ice.max_attempts.max(1) as usize {
+        // Asking pool after pool costs calls and time: with this many short ones that were better than the best that is
+        // left, the way of paying is given up until one comes back.
+        let best = offers.iter().min().map(|best| (best.before, best.price));
+        let short = short.iter().filter(|short| best.is_some_and(|best| (short.before, short.price) < best)).count();
+        if short > 0 && short >= self.planner.policy.ice.max_attempts as usize {
             dropped.push(whole(Why::TooManyAttempts { short: u32::try_from(short).unwrap_or(u32::MAX) }));
             return None;
         }
@@ -472,13 +485,14 @@ impl<'a> Case<'a, '_> {
             price,
             drawn: self.drawn(step.option, spec, best),
             surplus: spec.surplus(self.need.0),
+            for_mix: false,
             group: self.group.clone(),
             alternatives: others.iter().map(|offer| (pool(offer), offer.price)).collect(),
         })
     }
 
-    /// What one more instance of a pool costs, if nothing speaks against it; without surplus credits it may be the
-    /// `most`.
+    /// What one more instance of a pool costs, if nothing but a shortage speaks against it; without surplus credits it may
+    /// be the `most`.
     fn price(
         &self,
         offering: &Offering,
@@ -494,9 +508,6 @@ impl<'a> Case<'a, '_> {
         // What was never reserved is not short.
         if offering.step.option == Purchase::CapacityReservation && self.planner.reservations[index] == 0 {
             return Err(Why::NoReservation);
-        }
-        if self.planner.quarantined[offering.place][index] {
-            return Err(Why::Quarantined);
         }
         let bare = self.bare_price(offering.step.option, spec, pool)?;
         if let Some(max) = most.filter(|max| bare > *max) {

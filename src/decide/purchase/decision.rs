@@ -47,6 +47,8 @@ pub struct Choice<'a> {
     /// What commitments pay of it.
     pub drawn: Vec<Draw>,
     pub surplus: HourlyPrice,
+    /// Its class's mix lacked one on demand: that is why nothing else was asked for first.
+    pub for_mix: bool,
     /// The group it counts in.
     pub group: Cow<'a, str>,
     /// What to try next, best first, if there is no capacity; each with its price.

@@ -112,7 +112,9 @@ pub(super) fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Unfit> {
         return Err(Unfit::Architecture);
     }
     let old = |least: u32| spec.generation().is_some_and(|generation| generation < least);
-    if rules.min_generation.is_some_and(old) && !rules.allow.iter().any(named) {
+    // One that narrows another must have named it as that one does.
+    let named = !rules.allow.is_empty() && rules.allow.iter().all(named);
+    if rules.min_generation.is_some_and(old) && !named {
         return Err(Unfit::Generation);
     }
     if spec.burst.is_some() && !rules.burstable {

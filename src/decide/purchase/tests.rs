@@ -114,6 +114,7 @@ prop_compose! {
         commitments in prop::collection::vec((0usize..6, 0usize..6, 0u32..3), 0..4),
         reservations in prop::collection::vec((0usize..6, 0usize..3, 0u32..3), 0..3),
         listed in prop::option::of(prop::sample::subsequence(NAMES.to_vec(), 1..=6).prop_shuffle()),
+        max_attempts in prop::sample::select(vec![1, 2, 3, u32::MAX]),
     ) -> Policy {
         let purchase = options.into_iter().enumerate().map(|(index, option)| Step {
             min_pools: if option == Purchase::Spot { min_pools } else { 0 },
@@ -154,6 +155,7 @@ prop_compose! {
             reservations: reservations.into_iter().map(|(name, zone, count)| Reservation {
                 instance_type: NAMES[name].into(), zone: ZONES[zone].into(), count,
             }).collect(),
+            ice: Ice { quarantine: SignedDuration::from_mins(3), max_attempts },
             ..policy(vec![own])
         }
     }
@@ -275,10 +277,12 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
             continue;
         }
         let first = !std::mem::replace(&mut tried, true);
-        if step.after_ice && !shortage && !first && !(lacking && firm(step.option)) {
+        let at_once = first || lacking && firm(step.option);
+        if step.after_ice && !shortage && !at_once {
             continue;
         }
         let mut found: Vec<((usize, u64, u64), Bought)> = Vec::new();
+        let mut short = Vec::new();
         for spec in &market.catalog.types {
             let rank = match &class.instances.listed {
                 None => Some(0),
@@ -312,15 +316,6 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                     .sum();
                 let never_reserved = step.option == Purchase::CapacityReservation && reserved == 0;
                 if market.not_offered.contains(&pool) || never_reserved {
-                    continue;
-                }
-                if market.quarantine.iter().any(|q| {
-                    q.until > now()
-                        && q.option.is_none_or(|o| o == step.option)
-                        && q.instance_type.as_ref() == Some(&spec.name)
-                        && q.zone.as_ref().is_none_or(|z| z == zone)
-                }) {
-                    shortage = true;
                     continue;
                 }
                 let (bare, drawn) = match step.option {
@@ -364,6 +359,16 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                 }
                 let crowd = mine.iter().filter(|b| b.pool.1 == *zone).count() as u64;
                 let crowd = if class.placement.spread == Spread::Balanced { crowd } else { 0 };
+                if market.quarantine.iter().any(|q| {
+                    q.until > now()
+                        && q.option.is_none_or(|o| o == step.option)
+                        && q.instance_type.as_ref() == Some(&spec.name)
+                        && q.zone.as_ref().is_none_or(|z| z == zone)
+                }) {
+                    shortage = true;
+                    short.push((rank, crowd, price));
+                    continue;
+                }
                 found.push((
                     (rank, crowd, price),
                     Bought {
@@ -377,10 +382,12 @@ fn oracle(policy: &Policy, market: &Market, demand: &Demand, bought: &[Bought]) 
                 ));
             }
         }
-        if found.is_empty() || (found.len() as u32) < step.min_pools {
+        let Some(best) = found.iter().map(|(key, _)| *key).min() else { continue };
+        let tried = short.iter().filter(|key| **key < best).count() as u32;
+        if tried >= policy.ice.max_attempts || (found.len() as u32) < step.min_pools {
+            shortage = true;
             continue;
         }
-        let best = found.iter().map(|(key, _)| *key).min().unwrap();
         return found.into_iter().filter(|(key, _)| *key == best).map(|(_, bought)| bought).collect();
     }
     Vec::new()

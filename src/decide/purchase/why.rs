@@ -112,7 +112,14 @@ impl Why {
 
     /// It speaks of a shortage that may pass, not of the policy's will.
     pub fn is_shortage(self) -> bool {
-        matches!(self, Self::Quarantined | Self::TooManyAttempts { .. } | Self::NoAddresses | Self::NotSpot)
+        matches!(
+            self,
+            Self::Quarantined
+                | Self::TooManyAttempts { .. }
+                | Self::TooFewPools { .. }
+                | Self::NoAddresses
+                | Self::NotSpot
+        )
     }
 
     pub fn message(self, limits: &[Limit]) -> String {

@@ -192,7 +192,7 @@ impl World {
 /// What a Pod asks of the cost policy. Its zone is its node's: the scheduler chose it.
 pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::Demand> {
     let size = intent.spec.as_ref().map(|spec| pod_size(spec)).unwrap_or_default();
-    let selected = intent.spec.as_ref().ok().and_then(|spec| spec.node_selector.get("kubernetes.io/arch"));
+    let allowed = intent.spec.as_ref().ok().and_then(|spec| spec.architectures.as_deref());
     Arc::new(purchase::Demand {
         uid: intent.uid.to_string(),
         namespace: intent.name.namespace.clone(),
@@ -203,9 +203,9 @@ pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::D
         memory_bytes: size.memory_bytes,
         zones: Some(config.zones.get(&intent.node).cloned().into_iter().collect()),
         class: None,
-        architecture: match selected.map(String::as_str) {
-            Some("amd64") => Some(Architecture::Amd64),
-            Some("arm64") => Some(Architecture::Arm64),
+        architecture: match allowed {
+            Some([one]) if one == "amd64" => Some(Architecture::Amd64),
+            Some([one]) if one == "arm64" => Some(Architecture::Arm64),
             _ => None,
         },
     })

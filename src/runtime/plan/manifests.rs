@@ -5,9 +5,12 @@
 //! misspelt one.
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 use std::{io::Read, path::Path};
+
+/// Of one workload; each is planned for.
+const MOST_PODS: u32 = 100_000;
 
 pub struct Workload {
     pub kind: String,
@@ -59,9 +62,12 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
     let number = |pointer: &str| -> anyhow::Result<Option<u32>> {
         match object.pointer(pointer) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
+            Some(value) => match value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= MOST_PODS) {
                 Some(number) => Ok(Some(number)),
-                None => bail!("{subject}: {}: {value}: expected a number of Pods", pointer[1..].replace('/', ".")),
+                None => bail!(
+                    "{subject}: {}: {value}: expected a number of Pods up to {MOST_PODS}",
+                    pointer[1..].replace('/', ".")
+                ),
             },
         }
     };
@@ -107,7 +113,7 @@ fn at_once(parallelism: Option<u32>, completions: Option<u32>) -> u32 {
 fn knative_scale(object: &Value) -> u32 {
     let annotations = object.pointer("/spec/template/metadata/annotations");
     let scale = annotations.and_then(|all| all.get("autoscaling.knative.dev/min-scale")).and_then(Value::as_str);
-    scale.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+    scale.and_then(|text| text.parse().ok()).unwrap_or(1).clamp(1, MOST_PODS)
 }
 
 /// The Pod's metadata and spec, of a template or a Pod.
@@ -179,31 +185,6 @@ fn lost(given: &Value, understood: &Value) -> Option<String> {
     }
 }
 
-/// The values that a Pod's node selector and required node affinity allow for a label; None: any.
-/// Only what narrows by `In` is read; the scheduler judges the rest.
-pub fn allowed_values(spec: &PodSpec, label: &str) -> Option<Vec<String>> {
-    let selected = spec.node_selector.as_ref().and_then(|selector| selector.get(label)).map(|v| vec![v.clone()]);
-    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    // Terms are alternatives: one without the label allows every value.
-    let by_affinity = required.and_then(|required| {
-        let terms = required.node_selector_terms.iter().map(|term| of_term(term, label));
-        terms.collect::<Option<Vec<_>>>().map(|all| all.concat())
-    });
-    match (selected, by_affinity) {
-        (Some(selected), Some(affinity)) => Some(selected.into_iter().filter(|v| affinity.contains(v)).collect()),
-        (selected, affinity) => selected.or(affinity),
-    }
-}
-
-fn of_term(term: &NodeSelectorTerm, label: &str) -> Option<Vec<String>> {
-    let expressions = term.match_expressions.iter().flatten();
-    expressions
-        .filter(|e| e.key == label && e.operator == "In")
-        .map(|e| e.values.clone().unwrap_or_default())
-        .reduce(|a, b| a.into_iter().filter(|value| b.contains(value)).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,19 +224,5 @@ mod tests {
             let refusal = parsed(text).err().expect("refused");
             assert!(refusal.contains(expected), "{text}: {refusal}");
         }
-    }
-
-    #[test]
-    fn zones_come_from_the_selector_and_every_term_of_the_affinity() {
-        let spec: PodSpec = serde_json::from_value(serde_json::json!({
-            "containers": [],
-            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]},
-                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["c"]}]},
-            ]}}},
-        }))
-        .unwrap();
-        assert_eq!(allowed_values(&spec, "zone"), Some(vec!["a".into(), "b".into(), "c".into()]));
-        assert_eq!(allowed_values(&spec, "arch"), None);
     }
 }

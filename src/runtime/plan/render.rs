@@ -94,8 +94,14 @@ fn explanation(replica: &Replica) -> Vec<String> {
         if bought.covered {
             taken.push_str(", after commitments");
         }
+        if bought.for_mix {
+            taken.push_str(", since the class's mix lacks one on demand");
+        }
         let _ = write!(taken, "; plain on-demand: {} at ${}/h", bought.on_demand_type, bought.on_demand_hourly);
         lines.push(taken);
+        if !bought.not_asked.is_empty() {
+            lines.push(format!("not asked, as that had something: {}", bought.not_asked.join(", ")));
+        }
         if !bought.next.is_empty() {
             lines.push(format!("dearer or less balanced, next if it has no capacity: {}", some(&bought.next)));
         }

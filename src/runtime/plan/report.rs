@@ -1,13 +1,15 @@
 //! What `pilotlight plan` says, whatever the format.
 
-use super::manifests::{Manifests, Workload, allowed_values};
+use super::manifests::{Manifests, Workload};
 use crate::decide::desired::pod_size;
 use crate::decide::purchase::policy::Architecture;
 use crate::decide::purchase::{
     Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy, Unfit, Why,
 };
 use crate::kube::intent::pod_spec;
+use crate::kube::selection::{ARCH, HOSTNAME, ZONE, allowed_values};
 use crate::model::{HourlyPrice, Purchase};
+use k8s_openapi::api::core::v1::PodSpec;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -71,6 +73,11 @@ pub struct Bought {
     pub surplus_hourly: HourlyPrice,
     /// A commitment pays a part.
     pub covered: bool,
+    /// On demand as the class's mix lacked one.
+    pub for_mix: bool,
+    /// The class's ways of buying that were not looked at, as this one came first and had something.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_asked: Vec<&'static str>,
     /// What the saving is measured against ([`Planner::plain_on_demand`]).
     pub on_demand_type: String,
     pub on_demand_hourly: HourlyPrice,
@@ -111,7 +118,7 @@ impl Report {
         let mut replicas = Vec::new();
         for workload in &from.workloads {
             let subject = format!("{} {}/{}", workload.kind, workload.namespace, workload.name);
-            match demand(workload) {
+            match demand(workload, &market.catalog.zones) {
                 Ok(demand) => {
                     for replica in 0..workload.replicas {
                         // The batch is decided in the order of the UIDs: that of the manifests.
@@ -174,6 +181,12 @@ impl Replica {
         let name = |(pool, _): &(crate::decide::purchase::PoolId, HourlyPrice)| {
             format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
         };
+        let class = policy.classes.iter().find(|class| class.name == decision.class);
+        let asked = |option: Purchase| {
+            option == choice.option || self.not_taken.iter().any(|not| not.purchase == Some(option.as_str()))
+        };
+        let steps = class.into_iter().flat_map(|class| class.purchase.iter().map(|step| step.option));
+        let not_asked = steps.filter(|option| !asked(*option)).map(Purchase::as_str).collect();
         self.bought = Some(Bought {
             purchase: choice.option.as_str(),
             instance_type: choice.instance_type.to_owned(),
@@ -182,6 +195,8 @@ impl Replica {
             monthly: monthly(choice.price),
             surplus_hourly: choice.surplus,
             covered: !choice.drawn.is_empty(),
+            for_mix: choice.for_mix,
+            not_asked,
             on_demand_type: plain.name.clone(),
             on_demand_hourly: plain.on_demand,
             next: choice.alternatives.iter().map(name).collect(),
@@ -199,8 +214,9 @@ impl Totals {
                 Status::Refused => totals.refused += 1,
             }
             if let Some(bought) = &replica.bought {
-                totals.hourly.0 += bought.hourly.0;
-                totals.on_demand_hourly.0 += bought.on_demand_hourly.0;
+                let add = |sum: &mut HourlyPrice, one: HourlyPrice| sum.0 = sum.0.saturating_add(one.0);
+                add(&mut totals.hourly, bought.hourly);
+                add(&mut totals.on_demand_hourly, bought.on_demand_hourly);
             }
         }
         totals.monthly = monthly(totals.hourly);
@@ -221,19 +237,21 @@ pub fn monthly(hourly: HourlyPrice) -> HourlyPrice {
 }
 
 /// What the workload's Pods ask for, or the fields that are not supported.
-fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
+fn demand(workload: &Workload, zones: &[String]) -> Result<Demand, Vec<String>> {
     let metadata = workload.template.metadata.clone().unwrap_or_default();
     let spec = workload.template.spec.clone().unwrap_or_default();
     let intent = pod_spec(&spec).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let size = pod_size(&intent);
-    let architecture = match allowed_values(&spec, "kubernetes.io/arch").as_deref() {
+    let architecture = match allowed_values(&spec, ARCH, &["amd64", "arm64"]).as_deref() {
         Some([one]) if one == "amd64" => Some(Architecture::Amd64),
-        Some([one]) if one == "arm64" => Some(Architecture::Arm64),
-        Some(values) if !values.iter().any(|v| v == "amd64" || v == "arm64") => {
-            return Err(vec![format!("kubernetes.io/arch: {values:?} is not supported: expected amd64 or arm64")]);
+        Some([_]) => Some(Architecture::Arm64),
+        Some([]) => {
+            let problem = "nodeSelector and node affinity allow none that is supported: expected amd64 or arm64";
+            return Err(vec![format!("{ARCH}: {problem}")]);
         }
         _ => None,
     };
+    let zones = allowed_zones(&spec, zones);
     Ok(Demand {
         uid: String::new(),
         namespace: workload.namespace.clone(),
@@ -242,10 +260,27 @@ fn demand(workload: &Workload) -> Result<Demand, Vec<String>> {
         owner: workload.owner_kind.map(|kind| (kind.to_owned(), workload.name.clone())),
         cpu_millis: size.cpu_millis,
         memory_bytes: size.memory_bytes,
-        zones: allowed_values(&spec, "topology.kubernetes.io/zone"),
+        zones,
         class: None,
         architecture,
     })
+}
+
+/// By the zone's label and by the name that its node has unless it is given another.
+fn allowed_zones(spec: &PodSpec, zones: &[String]) -> Option<Vec<String>> {
+    let names: Vec<String> = zones.iter().map(|zone| format!("pilotlight-{zone}")).collect();
+    let known: Vec<&str> = zones.iter().map(String::as_str).collect();
+    let named: Vec<&str> = names.iter().map(String::as_str).collect();
+    let by_zone = allowed_values(spec, ZONE, &known);
+    let by_name = allowed_values(spec, HOSTNAME, &named);
+    if by_zone.is_none() && by_name.is_none() {
+        return None;
+    }
+    let allowed = |(zone, name): &(&String, &String)| {
+        by_zone.as_ref().is_none_or(|allowed| allowed.contains(zone))
+            && by_name.as_ref().is_none_or(|allowed| allowed.contains(name))
+    };
+    Some(zones.iter().zip(&names).filter(allowed).map(|(zone, _)| zone.clone()).collect())
 }
 
 fn not_taken(planner: &Planner, policy: &Policy, dropped: Dropped) -> NotTaken {

@@ -229,7 +229,7 @@ mod tests {
         let metrics = Metrics::default();
         assert_eq!(figures(&metrics).pod_start_seconds, None);
         (0..99).for_each(|_| metrics.started(SignedDuration::from_millis(1500)));
-        metrics.started(SignedDuration::from_secs(600));
+        metrics.started(SignedDuration::from_secs(6000));
         // Half of a hundred is in the bucket from 1 to 2 s, at 50 of its 99; the 99th at its end.
         let found = figures(&metrics).pod_start_seconds.unwrap();
         assert_eq!(found.count, 100);
@@ -237,8 +237,8 @@ mod tests {
         assert!((found.p99 - 2.0).abs() < 1e-9, "{found:?}");
         // All above the last bound: it is all that is known.
         let metrics = Metrics::default();
-        metrics.bound(SignedDuration::from_secs(600));
+        metrics.bound(SignedDuration::from_secs(6000));
         let found = figures(&metrics).pod_bound_seconds;
-        assert_eq!(found, Some(Quantiles { count: 1, p50: 120.0, p99: 120.0 }));
+        assert_eq!(found, Some(Quantiles { count: 1, p50: 600.0, p99: 600.0 }));
     }
 }

@@ -30,6 +30,8 @@ pub enum Right {
     /// The dry run failed for another reason, or could only be made on something that is not there: a right that
     /// holds for what is tagged as ours alone does not show then.
     Unclear(String),
+    /// The question came to no answer.
+    Unanswered(String),
 }
 
 /// An action, as IAM names it, and whether it may be called.
@@ -65,8 +67,12 @@ fn right(answer: Result<(), Refusal>) -> Right {
     match answer {
         Ok(()) => Right::Granted,
         Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
-        Err(refusal) => Right::Unclear(refusal.to_string()),
+        Err(refusal) => unclear(&refusal),
     }
+}
+
+fn unclear(refusal: &Refusal) -> Right {
+    if refusal.is_unanswered() { Right::Unanswered(refusal.to_string()) } else { Right::Unclear(refusal.to_string()) }
 }
 
 fn judge<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
@@ -80,7 +86,7 @@ where
         // The right was judged, and then the thing was looked for.
         Err(Refusal { verdict: Verdict::NotFound | Verdict::TemplateGone, .. }) => Right::Granted,
         Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
-        Err(refusal) => Right::Unclear(refusal.to_string()),
+        Err(refusal) => unclear(&refusal),
     };
     Permission::of(action, right)
 }

@@ -124,3 +124,26 @@ fn a_pod_narrowed_to_on_demand_does_not_wait_for_a_shortage_of_what_it_may_not_h
     assert_eq!(option(&both), Some(Purchase::Spot));
     assert_eq!(option(&[(MAX_HOURLY, "0.000002")]), None);
 }
+
+#[test]
+fn a_type_is_let_off_the_generation_only_where_every_class_of_a_narrowing_names_it() {
+    let list = |names: &[&str]| names.iter().map(|n| TypeSelector::Name(n.parse().unwrap())).collect::<Vec<_>>();
+    let spec = TypeSpec {
+        name: "m5.large".into(),
+        architecture: Architecture::Amd64,
+        cpu_millis: 2000,
+        memory_bytes: 1000,
+        on_demand: HourlyPrice(10),
+        burst: None,
+    };
+    for (allow, fits) in [
+        (vec![list(&["m*"])], false),
+        (vec![list(&["m5.large", "m6i.*"])], true),
+        (vec![list(&["m*"]), list(&["m5.large"])], false),
+        (vec![list(&["m5.large"]), list(&["m5.large"])], true),
+        (vec![], false),
+    ] {
+        let rules = Instances { allow: allow.clone(), min_generation: Some(6), ..Instances::default() };
+        assert_eq!(super::super::planner::judge(&rules, &spec).is_ok(), fits, "{allow:?}");
+    }
+}
