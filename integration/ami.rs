@@ -31,6 +31,7 @@ chroot "$root" /opt/pilotlight/bin/runc --version
 chroot "$root" sh -c 'ls /opt/pilotlight/bin /opt/cni/bin'
 cat "$root/etc/systemd/system/multi-user.target.wants/containerd.service"
 stat -c '%a %n' "$root/etc/pilotlight" | sed "s|$root||"
+cat "$root/etc/cloud/cloud.cfg.d/90-pilotlight.cfg"
 if command -v systemd-analyze >/dev/null; then
   chroot "$root" systemd-analyze verify --man=no /etc/systemd/system/containerd.service
   echo "--- units verified"
@@ -65,6 +66,7 @@ fn provisioning_puts_everything_where_user_data_expects_it_and_pulls_images_befo
     }
     assert!(rest.contains("ExecStart=/opt/pilotlight/bin/containerd --config /etc/containerd/config.toml"), "{rest}");
     assert!(rest.lines().any(|line| line == "700 /etc/pilotlight"), "who reads it: {rest}");
+    assert!(rest.contains("apply_full_imds_network_config: false"), "secondary addresses are the Pod's: {rest}");
     // Nothing of it is left here.
     assert!(!Path::new("/etc/systemd/system/multi-user.target.wants/containerd.service").exists());
 }

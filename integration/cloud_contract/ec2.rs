@@ -16,11 +16,14 @@ use pilotlight::{
         config::{Ec2Config, RootVolume, TypeFacts},
         sdk_config,
     },
+    decide::admission::Refusal,
     decide::purchase::policy::Architecture,
-    model::{Allocation, HourlyPrice, InstanceState, LaunchRequest, Offer, Purchase},
-    ports::{Cloud, CloudError, Vendor, VendorError},
+    model::{
+        Allocation, HourlyPrice, InstanceId, InstanceState, LaunchRequest, Offer, Purchase, bootstrap::KeyFingerprint,
+    },
+    ports::{Claim, ClaimError, Cloud, CloudError, InstanceProof, Vendor, VendorError},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -292,6 +295,39 @@ fn instances_that_ec2_does_not_show_yet_are_known_and_can_be_ended_later() {
     place.standin.script("{}");
     place.terminate(&all).unwrap();
     until("they have ended", || place.describe().values().all(|r| r.state == InstanceState::Terminated));
+}
+
+/// By its id EC2 tells of any instance of the account, and whose it is, is in its tags alone.
+#[test]
+fn an_instance_of_another_cluster_or_of_nobody_is_not_found_and_may_claim_nothing() {
+    let place = Ec2::new("foreign");
+    let own = place.launch(&place.offers("own", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let launched = |tag: &str| {
+        let subnet = place.standin.subnet("us-east-1a");
+        let made = place.standin.api(&format!(
+            "Action=RunInstances&ImageId=ami-1&InstanceType=t3.micro&MinCount=1&MaxCount=1\
+             &NetworkInterface.1.DeviceIndex=0&NetworkInterface.1.SubnetId={subnet}\
+             &TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key={tag}\
+             &TagSpecification.1.Tag.1.Value=another"
+        ));
+        (InstanceId::new(field(&made.text, "instanceId")), field(&made.text, "privateIpAddress").parse().unwrap())
+    };
+    let claimed = |id: &InstanceId, peer: IpAddr| {
+        let proof = InstanceProof::Token("any".to_owned());
+        let claim = Claim { instance: id.clone(), peer, key: KeyFingerprint::of(b"a key"), proof };
+        place.runtime().block_on(place.cloud().claim(&claim)).unwrap_err()
+    };
+    for (id, address) in [launched("pilotlight.dev/cluster"), launched("Name")] {
+        assert_eq!(place.runtime().block_on(place.cloud().find(&id)).unwrap(), None);
+        let refused = claimed(&id, address);
+        assert!(matches!(&refused, ClaimError::NotAdmitted(_, Refusal::Unknown)), "{refused}");
+        assert!(!place.describe().contains_key(&id));
+    }
+    // One of ours is found, and refused for its proof alone.
+    let record = &own.records[0];
+    let found = place.runtime().block_on(place.cloud().find(&record.id)).unwrap().expect("it is found");
+    let refused = claimed(&record.id, found.private_ip.unwrap());
+    assert!(matches!(&refused, ClaimError::BadProof(..)), "{refused}");
 }
 
 #[test]

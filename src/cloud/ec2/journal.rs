@@ -9,6 +9,7 @@
 //! twice. Each file is one part of a launch ([`super::attempts::parts`]).
 
 use super::attempts::Progress;
+use crate::files::write_atomic;
 use crate::model::LaunchRequest;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -42,12 +43,10 @@ impl Journal {
         self.0.join(format!("{token}-{part}.json"))
     }
 
-    /// Replaces the file whole. It need not outlive the machine's power: the launch's answer doesn't either.
+    /// Replaces the file whole; of several that write the same at once any may be the last.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let file = self.file(entry.request.client_token.as_str(), entry.part);
-        let new = file.with_extension("new");
-        fs::write(&new, serde_json::to_vec(entry)?)?;
-        fs::rename(new, file)
+        write_atomic(&file, &serde_json::to_vec(entry)?, 0o600)
     }
 
     pub fn remove(&self, entry: &Entry) -> io::Result<()> {
@@ -86,6 +85,18 @@ mod tests {
             progress: Progress::begin(3),
             at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds),
         }
+    }
+
+    #[test]
+    fn the_same_written_by_several_at_once_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..50).for_each(|_| journal.write(&entry(0, 600)).unwrap()));
+            }
+        });
+        assert_eq!(journal.left(Timestamp::UNIX_EPOCH + SignedDuration::from_secs(600)).unwrap().len(), 1);
     }
 
     #[test]
