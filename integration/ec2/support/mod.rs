@@ -275,7 +275,7 @@ pub fn a_pods_network(address: &str) -> String {
          ip link add pod0 type veth peer name eth0 netns /run/pod-net
          ip link set pod0 up
          echo 1 >/proc/sys/net/ipv4/ip_forward
-         echo 1 >/proc/sys/net/ipv4/conf/eth0/proxy_arp
+         echo 1 >/proc/sys/net/ipv4/conf/ens5/proxy_arp
          ip route add {address}/32 dev pod0
          echo 1 >/proc/sys/net/ipv4/conf/pod0/proxy_arp
          nsenter --net=/run/pod-net -- sh -c 'ip link set lo up; ip addr add {address}/32 dev eth0; ip link set eth0 up; ip route add default dev eth0'"
