@@ -64,7 +64,11 @@ async fn the_status_command_shows_a_pod_that_comes_while_it_watches() {
     until("From a Pod's creation").await;
     space.apply(&pod("late", spec(&[idle()]))).await;
     until(&format!("{} late Running t3.nano", space.name)).await;
-    watch.kill().await.expect("it still watches");
+    assert_eq!(watch.try_wait().expect("it can be asked"), None, "it still watches");
+    // Who has seen enough is at no fault.
+    drop(lines);
+    let ended = tokio::time::timeout(PATIENCE, watch.wait()).await.expect("it ends").expect("it can be waited for");
+    assert!(ended.success(), "{ended}");
 }
 
 #[tokio::test]

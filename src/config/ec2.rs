@@ -109,10 +109,8 @@ pub(super) fn settings(
     let mut images = BTreeMap::new();
     for (name, image) in raw.images {
         let of = key(&format!("images.{name}"));
-        let architecture = match name.as_str() {
-            "amd64" => Architecture::Amd64,
-            "arm64" => Architecture::Arm64,
-            _ => return Err(check.error(of, "is no architecture: expected amd64 or arm64")),
+        let Some(architecture) = Architecture::named(&name) else {
+            return Err(check.error(of, "is no architecture: expected amd64 or arm64"));
         };
         ids(check, &of, "ami-", std::slice::from_ref(&image))?;
         images.insert(architecture, image);

@@ -146,7 +146,7 @@ impl ProviderConfig {
                 let problem = format!("{} is given twice: each node needs its own", node.kubelet_port);
                 return Err(check.error(format!("nodes[{index}].kubeletPort"), problem));
             }
-            let name = NodeName::new(format!("pilotlight-{}", node.zone));
+            let name = NodeName::of_zone(&node.zone);
             nodes.push(NodeConfig { name, zone: node.zone, kubelet_port: node.kubelet_port });
         }
         let zone_names: Vec<String> = nodes.iter().map(|node| node.zone.clone()).collect();

@@ -24,6 +24,7 @@ mod volume;
 pub use refuse::Rule;
 
 use super::selection::{ARCH, allowed_values};
+use crate::decide::purchase::policy::Architecture;
 use crate::model::{
     Deletion, DnsConfig, DnsPolicy, HostAlias, NodeName, ObjectName, PodIntent, PodSpec, PodUid, Resources,
     RestartPolicy, Unsupported,
@@ -216,7 +217,7 @@ fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
             .flatten()
             .map(|api::PodReadinessGate { condition_type }| condition_type.clone())
             .collect(),
-        architectures: allowed_values(spec, ARCH, &["amd64", "arm64"]),
+        architectures: allowed_values(spec, ARCH, &Architecture::ALL.map(Architecture::as_str)),
         overhead: overhead.as_ref().map(|list| overhead_of(list, refusals)).unwrap_or_default(),
         pod_requests: pod_resources.as_ref().map(|all| pod_level(all, refusals)).unwrap_or_default(),
     }

@@ -5,6 +5,7 @@
 
 use super::KubeError;
 use crate::config::{Limits, NodeConfig};
+use crate::decide::purchase::policy::Architecture;
 use crate::model::NodeName;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -34,8 +35,8 @@ pub struct NodeFacts {
     pub address: IpAddr,
     pub limits: Limits,
     pub cluster: String,
-    /// Of most of its instances, as Kubernetes names it.
-    pub architecture: &'static str,
+    /// What the node says of itself: amd64, if there is an image for that.
+    pub architecture: Architecture,
     pub prices: watch::Receiver<PriceNote>,
 }
 
@@ -77,7 +78,7 @@ fn object(facts: &NodeFacts) -> Node {
                 "type": "virtual-kubelet",
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": facts.architecture,
+                "kubernetes.io/arch": facts.architecture.as_str(),
                 "topology.kubernetes.io/region": facts.region,
                 "topology.kubernetes.io/zone": facts.node.zone,
                 "node.kubernetes.io/exclude-from-external-load-balancers": "true",
@@ -111,7 +112,7 @@ fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Times
         ],
         "daemonEndpoints": { "kubeletEndpoint": { "Port": facts.node.kubelet_port } },
         "nodeInfo": {
-            "architecture": facts.architecture,
+            "architecture": facts.architecture.as_str(),
             "operatingSystem": "linux",
             "kubeletVersion": KUBELET_VERSION,
             "kubeProxyVersion": "",

@@ -67,3 +67,10 @@ impl fmt::Display for ObjectName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
+
+impl NodeName {
+    /// The node that stands for a zone.
+    pub fn of_zone(zone: &str) -> Self {
+        Self::new(format!("pilotlight-{zone}"))
+    }
+}

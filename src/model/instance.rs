@@ -124,6 +124,18 @@ pub struct Offer {
     pub price: HourlyPrice,
 }
 
+/// Of Pods and instances now, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Bound to our nodes.
+    pub pods: usize,
+    /// Of them those that want an instance and have none.
+    pub waiting: usize,
+    /// Instances with a Pod, and without.
+    pub bound: usize,
+    pub free: usize,
+}
+
 /// What a launch brought: some of what was asked, and why not all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launched {

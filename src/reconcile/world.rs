@@ -30,9 +30,10 @@ use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::Order;
 use crate::decide::purchase::{self, Market};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
-use crate::model::{DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid};
+use crate::model::{
+    Counts, DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid,
+};
 use crate::ports::PodSeen;
-use crate::telemetry::Counts;
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,6 +12,7 @@
 //!
 //! With the caller's kubeconfig: whoever may edit the Pod may move it.
 
+use super::say::say;
 use crate::decide::handover::{MOVE, MOVED};
 use crate::decide::status::{HANDOVER, INSTANCE_READY};
 use crate::kube::{client::client, identity::provider_config, intent::pod_intent};
@@ -73,13 +74,13 @@ pub async fn run(args: MoveArgs) -> anyhow::Result<()> {
     let states = watcher(pods.clone(), one).default_backoff();
     let patch = json!({ "metadata": { "uid": uid, "annotations": { MOVE: wish } } });
     pods.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.context("the Pod can't be annotated")?;
-    println!("{namespace}/{name}: asked to leave {from}");
+    say(&format!("{namespace}/{name}: asked to leave {from}\n"));
     let patience = Duration::from_secs(args.timeout);
     let ended = tokio::time::timeout(patience, follow(&uid, &wish, states, events)).await;
     let Ok(ended) = ended else {
         bail!("not over within {} s; it goes on: see the Pod's events", args.timeout);
     };
-    println!("{namespace}/{name}: now on {}", backing(&ended?));
+    say(&format!("{namespace}/{name}: now on {}\n", backing(&ended?)));
     Ok(())
 }
 
@@ -110,7 +111,7 @@ async fn follow(
                 // What was listed is from before.
                 if let Ok(watcher::Event::Apply(event)) = event {
                     let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
-                    println!("  {reason}: {message}");
+                    say(&format!("  {reason}: {message}\n"));
                 }
             }
             state = states.next() => match state {

@@ -323,13 +323,12 @@ async fn authority(config: &ProviderConfig, provider: &Client) -> anyhow::Result
     }
 }
 
-/// What a node says of itself: amd64, if there is an image for that.
-fn architecture(config: &ProviderConfig) -> &'static str {
+fn architecture(config: &ProviderConfig) -> Architecture {
     let amd64 = match &config.cloud {
         CloudConfig::Ec2(ec2) => ec2.images.contains_key(&Architecture::Amd64),
         CloudConfig::Local(_) => cfg!(target_arch = "x86_64"),
     };
-    if amd64 { "amd64" } else { "arm64" }
+    if amd64 { Architecture::Amd64 } else { Architecture::Arm64 }
 }
 
 fn world_config(config: &ProviderConfig) -> WorldConfig {

@@ -170,9 +170,9 @@ fn simulate(args: &SimulateArgs, prices: &Prices) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.svg {
         std::fs::write(file, chart::svg(&report)).with_context(|| file.display().to_string())?;
     }
-    match args.output {
-        Output::Table => say(&report.table()),
-        Output::Json => say(&(serde_json::to_string_pretty(&report)? + "\n")),
-    }
+    say(&match args.output {
+        Output::Table => report.table(),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+    });
     Ok(ExitCode::SUCCESS)
 }

@@ -26,11 +26,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use pods::Row;
 use serde::Serialize;
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 /// How often `--watch` looks.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -89,8 +85,9 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
         }
         // ECMA-48: the cursor home, and what is below it erased.
         let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
-        print!("{clear}{text}");
-        std::io::stdout().flush().context("cannot write")?;
+        if !say(&format!("{clear}{text}")) {
+            return Ok(());
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }

@@ -8,7 +8,7 @@ mod money;
 
 pub use money::Cost;
 
-use crate::model::ObjectName;
+use crate::model::{Counts, ObjectName};
 use money::Money;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -95,18 +95,6 @@ struct ReserveCredits {
 struct Handover {
     cause: String,
     outcome: String,
-}
-
-/// Of the world, now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Bound to our nodes.
-    pub pods: usize,
-    /// Of them those that want an instance and have none.
-    pub waiting: usize,
-    /// Instances with a Pod, and without.
-    pub bound: usize,
-    pub free: usize,
 }
 
 /// Everything that is counted.

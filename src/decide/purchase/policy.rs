@@ -71,6 +71,30 @@ pub enum Architecture {
     Arm64,
 }
 
+impl Architecture {
+    pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+
+    /// As Kubernetes names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|architecture| architecture.as_str() == name)
+    }
+
+    /// The one that is allowed, if it is one alone. None: all are.
+    pub fn sole(allowed: Option<&[String]>) -> Option<Self> {
+        match allowed {
+            Some([one]) => Self::named(one),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Instances {
     /// A type must be in each of these lists.

@@ -203,11 +203,7 @@ pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::D
         memory_bytes: size.memory_bytes,
         zones: Some(config.zones.get(&intent.node).cloned().into_iter().collect()),
         class: None,
-        architecture: match allowed {
-            Some([one]) if one == "amd64" => Some(Architecture::Amd64),
-            Some([one]) if one == "arm64" => Some(Architecture::Arm64),
-            _ => None,
-        },
+        architecture: Architecture::sole(allowed),
     })
 }
 

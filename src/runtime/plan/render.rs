@@ -2,19 +2,13 @@
 
 use super::report::{NotTaken, Replica, Report, Status, monthly, saved_percent};
 use crate::model::HourlyPrice;
+use crate::runtime::say::columns;
 use std::fmt::Write;
 
 const HEAD: [&str; 9] = ["WORKLOAD", "POD", "CLASS", "PURCHASE", "TYPE", "ZONE", "$/HOUR", "$/MONTH", "SAVED"];
 
 pub fn table(report: &Report) -> String {
-    let rows: Vec<[String; 9]> =
-        std::iter::once(HEAD.map(str::to_owned)).chain(report.replicas.iter().map(row)).collect();
-    let widths: [usize; 9] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        line(&mut text, cells.join("  ").trim_end());
-    }
+    let mut text = columns(HEAD, report.replicas.iter().map(row));
     reasons(report, &mut text);
     let totals = &report.totals;
     line(&mut text, "");

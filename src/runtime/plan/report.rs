@@ -8,7 +8,7 @@ use crate::decide::purchase::{
 };
 use crate::kube::intent::pod_spec;
 use crate::kube::selection::{ARCH, HOSTNAME, ZONE, allowed_values};
-use crate::model::{HourlyPrice, Purchase};
+use crate::model::{HourlyPrice, NodeName, Purchase};
 use k8s_openapi::api::core::v1::PodSpec;
 use serde::Serialize;
 use std::sync::Arc;
@@ -242,15 +242,10 @@ fn demand(workload: &Workload, zones: &[String]) -> Result<Demand, Vec<String>> 
     let spec = workload.template.spec.clone().unwrap_or_default();
     let intent = pod_spec(&spec).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let size = pod_size(&intent);
-    let architecture = match allowed_values(&spec, ARCH, &["amd64", "arm64"]).as_deref() {
-        Some([one]) if one == "amd64" => Some(Architecture::Amd64),
-        Some([_]) => Some(Architecture::Arm64),
-        Some([]) => {
-            let problem = "nodeSelector and node affinity allow none that is supported: expected amd64 or arm64";
-            return Err(vec![format!("{ARCH}: {problem}")]);
-        }
-        _ => None,
-    };
+    if intent.architectures.as_ref().is_some_and(Vec::is_empty) {
+        let problem = "nodeSelector and node affinity allow none that is supported: expected amd64 or arm64";
+        return Err(vec![format!("{ARCH}: {problem}")]);
+    }
     let zones = allowed_zones(&spec, zones);
     Ok(Demand {
         uid: String::new(),
@@ -262,13 +257,13 @@ fn demand(workload: &Workload, zones: &[String]) -> Result<Demand, Vec<String>> 
         memory_bytes: size.memory_bytes,
         zones,
         class: None,
-        architecture,
+        architecture: Architecture::sole(intent.architectures.as_deref()),
     })
 }
 
-/// By the zone's label and by the name that its node has unless it is given another.
+/// By the zone's label and by its node's name.
 fn allowed_zones(spec: &PodSpec, zones: &[String]) -> Option<Vec<String>> {
-    let names: Vec<String> = zones.iter().map(|zone| format!("pilotlight-{zone}")).collect();
+    let names: Vec<String> = zones.iter().map(|zone| NodeName::of_zone(zone).to_string()).collect();
     let known: Vec<&str> = zones.iter().map(String::as_str).collect();
     let named: Vec<&str> = names.iter().map(String::as_str).collect();
     let by_zone = allowed_values(spec, ZONE, &known);

@@ -4,6 +4,7 @@ use super::View;
 use super::figures::{Figures, Quantiles};
 use super::pods::Row;
 use crate::model::HourlyPrice;
+use crate::runtime::say::columns;
 use std::collections::{BTreeMap, BTreeSet};
 
 type Payer<'a> = (&'a str, &'a str);
@@ -143,18 +144,6 @@ fn duration(seconds: u64) -> String {
 
 fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
-}
-
-fn columns<const N: usize>(heads: [&str; N], lines: impl Iterator<Item = [String; N]>) -> String {
-    let lines: Vec<[String; N]> = std::iter::once(heads.map(str::to_owned)).chain(lines).collect();
-    let widths: [usize; N] = std::array::from_fn(|column| lines.iter().map(|l| l[column].len()).max().unwrap_or(0));
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]
