@@ -251,7 +251,8 @@ impl Leaks {
             inside.unwrap_or_else(|| panic!("no {id} in {answer}")).0.to_owned()
         };
         let subnet = standin::fact("/subnets/us-east-1a");
-        let name = format!("LaunchTemplateName=pilotlight-{cluster}-0");
+        // Never the beginning of another's name, which goes on with a hash.
+        let name = format!("LaunchTemplateName=pilotlight-{cluster}-former");
         let template = format!("CreateLaunchTemplate&{name}&LaunchTemplateData.ImageId=ami-1");
         Self {
             volume: made("CreateVolume&Size=1&AvailabilityZone=us-east-1a", "volume", "volumeId"),
@@ -265,7 +266,7 @@ impl Leaks {
     }
 
     fn are_gone(&self) -> bool {
-        let there = |call: &str, id: &str| standin::by_another(&format!("Action={call}")).contains(id);
+        let there = |call: &str, id: &str| standin::by_another(&format!("Action={call}")).contains(&format!(">{id}<"));
         !there("DescribeVolumes", &self.volume)
             && !there("DescribeNetworkInterfaces", &self.interface)
             && !there("DescribeLaunchTemplates", &self.template)
