@@ -52,6 +52,11 @@ pub fn called(action: &str) -> u64 {
     calls().get(action).copied().unwrap_or(0)
 }
 
+/// How many calls were signed so: `keys`, `irsa`, `pod-identity`.
+pub fn called_by(how: &str) -> u64 {
+    get("calls")["callers"][how].as_u64().unwrap_or(0)
+}
+
 /// All that were ever launched.
 pub fn launched() -> u64 {
     get("calls")["launched"].as_u64().expect("a number")

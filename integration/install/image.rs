@@ -1,25 +1,7 @@
 //! The image, as a Pod of a real kubelet's node.
 
-use crate::{alone, support::*};
+use crate::{alone, pushed, support::*};
 use serde_json::{Value, json};
-use std::process::Command;
-
-const REGISTRY: &str = "10.70.0.1:5000";
-
-/// Builds the image and pushes it to the cluster's registry; its name there.
-fn pushed(cluster: &Cluster) -> String {
-    let tag = format!("pilotlight:{}", env!("CARGO_PKG_VERSION"));
-    let archive = repo().join("target/image/test.tar").display().to_string();
-    let built = Command::new(repo().join("scripts/image"))
-        .args(["--debug", "--name", &format!("pilotlight.test/{tag}"), "--out", &archive])
-        .output()
-        .expect("scripts/image can be run");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    print!("{}", String::from_utf8_lossy(&built.stdout));
-    let tool = repo().join("target/tools/bin/imagetool").display().to_string();
-    cluster.inside(&[&tool, "push", "--registry", &format!("http://{REGISTRY}"), &archive]);
-    format!("{REGISTRY}/{tag}")
-}
 
 /// As the Deployment of the manifests runs it: without any right, on a root that can't be written.
 fn confined(name: &str, image: &str, command: &[&str], args: &[&str]) -> Value {
@@ -41,7 +23,8 @@ fn confined(name: &str, image: &str, command: &[&str], args: &[&str]) -> Value {
 async fn the_image_runs_on_a_real_kubelets_node_without_any_right_and_has_both_programs() {
     let _turn = alone().await;
     let space = Space::new("image").await;
-    let image = pushed(space.cluster);
+    let (repository, tag) = pushed::image(space.cluster);
+    let image = format!("{repository}:{tag}");
     let file = |name: &str| std::fs::read_to_string(repo().join("provider-config").join(name)).expect("read");
     let data = json!({ "provider.yaml": file("provider.yaml"), "catalog.yaml": file("catalog.yaml") });
     space

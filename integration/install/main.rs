@@ -9,6 +9,7 @@ mod support;
 
 mod image;
 mod manifests;
+mod pushed;
 mod rendering;
 mod rights;
 

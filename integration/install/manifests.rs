@@ -6,28 +6,32 @@ use crate::{
     support::{Cluster, repo},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, io::Write, process::Command};
 
-/// The kinds that monitoring needs, for as long as this lives.
+/// The kinds that monitoring needs, as the Prometheus operator defines them, for as long as this lives.
 struct Kinds;
 
 impl Kinds {
+    fn dir() -> String {
+        repo().join("target/tools/monitoring").display().to_string()
+    }
+
     fn made() -> Self {
-        let file = repo().join("integration/install/crds.yaml").display().to_string();
-        kubectl(&["apply", "-f", &file], None);
-        kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &file], None);
+        // An annotation with all of it would be too long.
+        kubectl(&["apply", "--server-side", "-f", &Self::dir()], None);
+        kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &Self::dir()], None);
         Self
     }
 }
 
 impl Drop for Kinds {
     fn drop(&mut self) {
-        let file = repo().join("integration/install/crds.yaml").display().to_string();
-        kubectl(&["delete", "--ignore-not-found", "-f", &file], None);
+        kubectl(&["delete", "--ignore-not-found", "-f", &Self::dir()], None);
     }
 }
 
-const DRY_RUN: [&str; 4] = ["apply", "--dry-run=server", "-o", "json"];
+/// What is not of an object's kind is refused.
+const DRY_RUN: [&str; 5] = ["apply", "--dry-run=server", "--validate=strict", "-o", "json"];
 
 fn dry_run(more: &[&str], input: Option<&str>) -> Objects {
     let args: Vec<&str> = DRY_RUN.iter().chain(more).copied().collect();
@@ -109,6 +113,14 @@ async fn one_replica_alone_is_not_warned_of_having_no_other() {
         assert!(
             text.contains("alert: PilotlightWithoutLeader") && text.contains("alert: PilotlightPodsWithoutInstance")
         );
+        // What is cut out leaves rules that Prometheus loads.
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+        let rules = objects.iter().find(|object| object["kind"] == "PrometheusRule").expect("it has rules");
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(rules.to_string().as_bytes()).expect("written");
+        let checked = Command::new(repo().join("target/tools/bin/alerts")).arg("check").arg(file.path()).output();
+        let checked = checked.expect("scripts/tools monitoring has built it");
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub struct Calls {
     /// By service and action, as IAM names them: `ec2:RunInstances`.
     pub actions: BTreeMap<String, Count>,
+    /// How many were signed by keys, and by sessions of a role: `irsa`, `pod-identity`.
+    pub callers: BTreeMap<String, u64>,
     /// Machines that were launched and terminated.
     pub launched: u64,
     pub terminated: u64,

@@ -7,6 +7,7 @@
 //!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud, or simulated)
 //!                                ├─> describe, terminate ──────> moto
 //!                                ├─> price_list, prices          what there is on sale
+//!                                ├─> roles                        who calls; sessions of a role (IRSA, Pod Identity)
 //!                                ├─> queue ────────────────────> moto (SQS)
 //!                                └─> everything else ──────────> moto
 //!  instance ── 169.254.169.254 ──> imds                           which instance asks is known by its address
@@ -32,6 +33,7 @@ mod price_list;
 mod prices;
 mod queue;
 mod refusal;
+mod roles;
 mod script;
 mod seed;
 mod server;
@@ -78,6 +80,12 @@ struct Args {
     /// The VPC's addresses, shared out among the zones; the bridge has the first
     #[arg(long, default_value = "10.72.0.0/16")]
     network: String,
+    /// The public key of the cluster's ServiceAccount tokens: a Pod may take the role by its own (IRSA, Pod Identity)
+    #[arg(long, value_name = "FILE")]
+    cluster_key: Option<PathBuf>,
+    /// Who may take the role by IRSA
+    #[arg(long, default_value = "manifests/aws/trust-irsa.json")]
+    trust: PathBuf,
     /// Boot a machine for each instance, with names of this cluster
     #[arg(long, value_name = "CLUSTER", requires = "agent")]
     machines: Option<String>,
@@ -147,7 +155,9 @@ async fn run(args: Args) -> Result<(), String> {
         image: "ami-0123456789abcdef0".to_owned(),
         queue,
     };
-    let state = State { subnets: seeded.subnets, ..State::default() };
+    let trust = args.cluster_key.as_deref().map(|key| roles::Trust::read(key, &args.trust)).transpose()?;
+    let has_agent = trust.is_some();
+    let state = State { subnets: seeded.subnets, roles: roles::Roles::trusting(trust), ..State::default() };
     let has_machines = local.is_some() || args.simulated.is_some();
     let machines = has_machines.then_some(machines);
     let account = ACCOUNT.to_owned();
@@ -159,12 +169,25 @@ async fn run(args: Args) -> Result<(), String> {
         tasks.spawn(simulated::run(orders, dir, args.seed, Arc::downgrade(&world)));
     }
     if has_machines {
-        seed::metadata_address(&args.bridge, METADATA)?;
+        seed::own_address(&args.bridge, METADATA)?;
         let metadata = TcpListener::bind((METADATA, 80)).await.map_err(|error| format!("{METADATA}:80: {error}"))?;
         let (world, signer) = (Arc::clone(&world), Arc::clone(&signer));
         tasks.spawn(async move {
             if let Err(error) = imds::service::serve(metadata, world, signer).await {
                 tracing::error!(%error, "the metadata service ended");
+            }
+        });
+    }
+    if has_agent {
+        seed::own_address(&args.bridge, roles::AGENT)?;
+        let listener =
+            TcpListener::bind((roles::AGENT, 80)).await.map_err(|error| format!("{}:80: {error}", roles::AGENT))?;
+        let agent = axum::Router::new()
+            .route("/v1/credentials", axum::routing::get(server::pod_identity))
+            .with_state(Arc::clone(&world));
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, agent).await {
+                tracing::error!(%error, "EKS Pod Identity's agent ended");
             }
         });
     }

@@ -29,6 +29,8 @@ pub struct Script {
     /// What is said to be a pool's price, right or wrong: `{"spot:c6i.large:*": "0.0100"}`.
     pub prices: BTreeMap<PoolPattern, String>,
     pub faults: Vec<Fault>,
+    /// How long a role's credentials are good.
+    pub session_seconds: u64,
     /// If given, every other action is refused with UnauthorizedOperation.
     pub allowed_actions: Option<Vec<String>>,
 }
@@ -46,6 +48,7 @@ impl Default for Script {
             capacity: BTreeMap::new(),
             prices: BTreeMap::new(),
             faults: Vec::new(),
+            session_seconds: 3600,
             allowed_actions: None,
         }
     }

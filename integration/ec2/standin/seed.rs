@@ -81,7 +81,7 @@ fn ip(args: &[&str]) -> Result<(), String> {
 }
 
 /// On the bridge: instances reach it by their default route, and no further hop lies between.
-pub fn metadata_address(bridge: &str, address: Ipv4Addr) -> Result<(), String> {
+pub fn own_address(bridge: &str, address: Ipv4Addr) -> Result<(), String> {
     ip(&["addr", "replace", &format!("{address}/32"), "dev", bridge])
 }
 

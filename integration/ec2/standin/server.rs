@@ -13,6 +13,7 @@ use super::{
     params::Params,
     price_list, queue,
     refusal::{Refusal, no_such_instances, throttled},
+    roles,
     script::{Lifecycle, Pool},
     sts,
     world::{World, now, request_id},
@@ -34,12 +35,14 @@ pub async fn api(From(world): From<Arc<World>>, method: Method, uri: Uri, header
 
 async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     if price_list::is_asked(&headers) {
-        let done = may(&world, "GetProducts").and_then(|()| price_list::get_products(&world, &headers, &body));
+        let done = roles::known(&world, &headers)
+            .and_then(|()| may(&world, "GetProducts"))
+            .and_then(|()| price_list::get_products(&world, &headers, &body));
         return json_answer(&world, "pricing", "GetProducts", "application/x-amz-json-1.1", done);
     }
     if let Some(operation) = queue::asked(&headers) {
         let action = queue::action(operation);
-        let done = match may(&world, action) {
+        let done = match roles::known(&world, &headers).and_then(|()| may(&world, action)) {
             Ok(()) => queue::pass_on(&world, operation, &headers, &body).await,
             Err(refusal) => Err(refusal),
         };
@@ -48,12 +51,16 @@ async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, 
     let mut params = Params::parse(uri.query().unwrap_or_default());
     params.merge(Params::parse(&String::from_utf8_lossy(&body)));
     let action = params.action().to_owned();
-    let service = if action == "GetCallerIdentity" { "sts" } else { "ec2" };
+    let of_sts = matches!(action.as_str(), "GetCallerIdentity" | "AssumeRoleWithWebIdentity");
+    let service = if of_sts { "sts" } else { "ec2" };
     world.state().calls.called(service, &action).calls += 1;
-    let done = if service == "sts" {
-        sts::get_caller_identity(&world, method.as_str(), &uri, &headers, &body)
-    } else {
-        guarded(&world, &params).await
+    let done = match action.as_str() {
+        "GetCallerIdentity" => sts::get_caller_identity(&world, method.as_str(), &uri, &headers, &body),
+        "AssumeRoleWithWebIdentity" => roles::assume_role_with_web_identity(&world, &params),
+        _ => match roles::known(&world, &headers) {
+            Ok(()) => guarded(&world, &params).await,
+            Err(refusal) => Err(refusal),
+        },
     };
     let (status, text) = match done {
         Ok(text) => (200, text),
@@ -65,6 +72,13 @@ async fn heard(world: Arc<World>, method: Method, uri: Uri, headers: HeaderMap, 
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, [(CONTENT_TYPE, "text/xml;charset=UTF-8")], text).into_response()
+}
+
+/// EKS Pod Identity's agent.
+pub async fn pod_identity(From(world): From<Arc<World>>, headers: HeaderMap) -> Response {
+    let (status, text) = roles::agent(&world, &headers);
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 fn json_answer(

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use xmltree::Element;
 
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
-const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
+pub const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 pub fn get_caller_identity(
     world: &World,

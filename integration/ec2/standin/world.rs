@@ -9,6 +9,7 @@ use super::{
     moto::Moto,
     params::Params,
     prices::Market,
+    roles::Roles,
     script::Script,
     tokens::Tokens,
 };
@@ -43,6 +44,7 @@ pub struct State {
     pub templates: BTreeMap<String, Template>,
     pub subnets: BTreeMap<String, (Subnet, String)>,
     pub metadata: Metadata,
+    pub roles: Roles,
 }
 
 impl State {

@@ -173,8 +173,10 @@ impl StandIn {
     fn http(&self, method: &str, path: &str, kind: &str, body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Who calls is told by the key alone: EC2's signatures are not checked.
+        let signed = "authorization: AWS4-HMAC-SHA256 Credential=standin/20260101/us-east-1/ec2/aws4_request";
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{signed}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             self.address,
             body.len()
         );

@@ -1,0 +1,128 @@
+//! The product as people install it: the image, by the chart, by Helm, in a cluster whose real kubelet runs it; on the
+//! stand-in for EC2, with the role that its ServiceAccount may take.
+//!
+//! ```text
+//!  helm install ──> two replicas, one leads; no role yet: the node is NotReady and says why
+//!       │ the webhook's part (IRSA) ──> a session of the role, renewed ──> Pods run; the leader dies ──> the other leads
+//!       │ EKS Pod Identity in its place ──> Pods run
+//!  helm uninstall ──> nothing is left but what is the cluster's
+//! ```
+//!
+//! Needs what `ec2_e2e` needs, with a real kubelet's node (`scripts/test ec2`). The provider beside the cluster is stopped
+//! meanwhile.
+
+#[path = "../install/pushed.rs"]
+mod pushed;
+mod release;
+#[path = "../ec2_e2e/standin.rs"]
+#[allow(dead_code, reason = "it has what ec2_e2e asks for")]
+mod standin;
+#[path = "../support/mod.rs"]
+mod support;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, runtime::wait::await_condition};
+use release::Release;
+use serde_json::{Value, json};
+use standin::{announce, called, called_by, script, until, until_nothing_is_left};
+use std::collections::BTreeSet;
+use support::*;
+use tokio::time::timeout;
+
+const NODE: &str = "pilotlight-us-east-1a";
+
+async fn until_node(space: &Space, wanted: &str, says: &str) {
+    let ready = |node: &Node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        ready.map(|c| (c.status, c.message.unwrap_or_default())).unwrap_or_default()
+    };
+    let nodes = Api::<Node>::all(space.client.clone());
+    let found = await_condition(nodes, NODE, |node: Option<&Node>| {
+        node.map(ready).is_some_and(|(status, message)| status == wanted && message.contains(says))
+    });
+    assert!(timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
+}
+
+fn of_class(name: &str, class: &str) -> Value {
+    let serving = shell("echo hello from $(hostname); exec sleep 1000000");
+    with(pod(name, spec(&[serving])), json!({ "metadata": { "annotations": { "pilotlight.dev/use-class": class } } }))
+}
+
+/// It runs on an instance of its own, logs, and can be entered.
+async fn serves(space: &Space, name: &str) -> String {
+    let pod = space.until_running(name).await;
+    space.until_log(name, &[], |text| text.contains(&format!("hello from {name}"))).await;
+    assert_eq!(space.exec(name, "hostname").await, name);
+    annotation(&pod, "instance-id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its_leader_and_leaves_nothing() {
+    script("{}");
+    let space = Space::new("installed").await;
+    let release = Release::install(&space).await;
+
+    // Nobody gave it a role yet.
+    until_node(&space, "False", "NoCredentials").await;
+    release.rolled_out(&release::by_irsa()).await;
+    until_node(&space, "True", "").await;
+    let before = called_by("irsa");
+    for (name, class) in [("one", "none"), ("two", "spot")] {
+        space.apply(&of_class(name, class)).await;
+    }
+    let instances = [serves(&space, "one").await, serves(&space, "two").await];
+    assert!(called_by("irsa") > before && called_by("keys") == release.keys_before, "it calls as its role");
+
+    // A leader that is gone at once: the other one finds everything as it is.
+    let leader = release.leader().await;
+    space.kubectl(&["delete", "pod", "-n", release::NAMESPACE, &leader, "--grace-period=0", "--force"]).await;
+    release.until_another_leads(&leader).await;
+    assert_eq!([serves(&space, "one").await, serves(&space, "two").await], instances, "they run where they ran");
+    space.apply(&of_class("three", "flexible")).await;
+    serves(&space, "three").await;
+
+    // A session does not last: a role is taken again before the end of it.
+    let taken = called("sts:AssumeRoleWithWebIdentity");
+    script(r#"{"sessionSeconds": 123}"#);
+    let leader = release.leader().await;
+    space.kubectl(&["delete", "pod", "-n", release::NAMESPACE, &leader]).await;
+    release.until_another_leads(&leader).await;
+    until("the role is taken again and again", || called("sts:AssumeRoleWithWebIdentity") >= taken + 3).await;
+    until_node(&space, "True", "").await;
+    script("{}");
+
+    // A Pod that must not run twice can't be moved: it is evicted.
+    let old = annotation(&space.until_running("two").await, "instance-id");
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(10);
+    let told =
+        json!({ "spotAction": { "action": "terminate", "time": soon.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } });
+    announce(&old, &told.to_string());
+    space.until_event("two", "SpotInterrupted", |_| true).await;
+    space.until_gone("two").await;
+
+    release.rolled_out(&release::by_pod_identity()).await;
+    until_node(&space, "True", "").await;
+    space.apply(&of_class("four", "none")).await;
+    serves(&space, "four").await;
+    assert!(called_by("pod-identity") > 0 && called_by("keys") == release.keys_before, "it calls as its role");
+
+    for name in ["one", "three", "four"] {
+        delete(&space.api::<Pod>(), name, None).await;
+    }
+    for name in ["one", "three", "four"] {
+        space.until_gone(name).await;
+    }
+    until_nothing_is_left().await;
+    let asked = release.asked();
+    let refused: BTreeSet<_> = asked.iter().filter(|asked| asked.code == 403).collect();
+    assert!(refused.is_empty(), "a right is missing: {refused:?}");
+    // What the tests of `install` can't see used: which instance is whose, and evictions.
+    for (verb, resource) in
+        [("get", "configmaps"), ("update", "configmaps"), ("create", "configmaps"), ("create", "pods/eviction")]
+    {
+        let used = asked.iter().any(|asked| asked.verb == verb && asked.resource == resource && asked.code < 300);
+        assert!(used, "{verb} {resource} is a right that is used");
+    }
+    release.uninstall().await;
+}

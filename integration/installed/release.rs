@@ -1,0 +1,316 @@
+//! A release of the chart, for as long as a test lasts.
+
+use crate::{
+    pushed,
+    standin::called_by,
+    support::{kubectl::program, *},
+};
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::ListParams,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::ready,
+    pin::pin,
+    process::{Command, Output, Stdio},
+};
+use tokio::time::timeout;
+
+pub const NAMESPACE: &str = "pilotlight-system";
+const ACCOUNT: &str = "system:serviceaccount:pilotlight-system:pilotlight";
+const STANDIN: &str = "http://10.70.0.1:15000";
+
+pub struct Release {
+    cluster: &'static Cluster,
+    client: kube::Client,
+    values: Value,
+    /// How many calls were signed with keys of no role.
+    pub keys_before: u64,
+    /// How much of the audit log was there before.
+    audited: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    pub verb: String,
+    pub resource: String,
+    pub code: u64,
+}
+
+/// What EKS's webhook puts into each Pod of a ServiceAccount that is annotated with a role (amazon-eks-pod-identity-webhook,
+/// README), and where STS is here.
+pub fn by_irsa() -> Value {
+    let dir = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
+    let variables = [
+        ("AWS_STS_REGIONAL_ENDPOINTS", "regional"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pilotlight"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"),
+        ("AWS_ENDPOINT_URL_STS", STANDIN),
+    ];
+    injected(&variables, "aws-iam-token", "sts.amazonaws.com", "token", dir)
+}
+
+/// What EKS puts into each Pod of a ServiceAccount that has an association (AWS, "Understand how EKS Pod Identity works").
+pub fn by_pod_identity() -> Value {
+    let dir = "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount";
+    let variables = [
+        ("AWS_STS_REGIONAL_ENDPOINTS", "regional"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_REGION", "us-east-1"),
+        (
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token",
+        ),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+    ];
+    injected(&variables, "eks-pod-identity-token", "pods.eks.amazonaws.com", "eks-pod-identity-token", dir)
+}
+
+/// A patch (RFC 6902) of the Deployment: what it had of another way is replaced.
+fn injected(variables: &[(&str, &str)], volume: &str, audience: &str, path: &str, dir: &str) -> Value {
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let mut env = vec![
+        field("POD_IP", "status.podIP"),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+    ];
+    env.extend(variables.iter().map(|(name, value)| json!({ "name": name, "value": value })));
+    let token = json!({ "serviceAccountToken": { "audience": audience, "expirationSeconds": 86400, "path": path } });
+    let of_config =
+        json!([{ "configMap": { "name": "pilotlight-config" } }, { "configMap": { "name": "pilotlight-catalog" } }]);
+    json!([
+        { "op": "replace", "path": "/spec/template/spec/containers/0/env", "value": env },
+        { "op": "replace", "path": "/spec/template/spec/containers/0/volumeMounts", "value": [
+            { "name": "config", "mountPath": "/etc/pilotlight", "readOnly": true },
+            { "name": "state", "mountPath": "/var/lib/pilotlight" },
+            { "name": volume, "mountPath": dir, "readOnly": true },
+        ] },
+        { "op": "replace", "path": "/spec/template/spec/volumes", "value": [
+            { "name": "config", "projected": { "sources": of_config } },
+            { "name": "state", "emptyDir": { "sizeLimit": "64Mi" } },
+            { "name": volume, "projected": { "defaultMode": 0o644, "sources": [token] } },
+        ] },
+    ])
+}
+
+impl Release {
+    /// In the place of the provider beside the cluster, and of its rights.
+    pub async fn install(space: &Space) -> Self {
+        let cluster = space.cluster;
+        let audited = fs::metadata(cluster.state.join("audit.log")).map_or(0, |file| file.len());
+        beside(&["down"]);
+        let (repository, tag) = pushed::image(cluster);
+        let mut release = Self {
+            cluster,
+            client: space.client.clone(),
+            values: values(cluster, &repository, &tag),
+            keys_before: called_by("keys"),
+            audited,
+        };
+        release.clear();
+        release.helm("install");
+        // As with a load balancer's name: it is known when the Service is there.
+        let jsonpath = "-o=jsonpath={.spec.clusterIP}";
+        let address = release.kubectl(&["get", "service", "pilotlight-agents", jsonpath]);
+        release.values["provider"]["agents"]["advertise"] = json!(format!("{address}:10255"));
+        release.helm("upgrade");
+        release
+    }
+
+    fn helm(&self, action: &str) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("values.json");
+        fs::write(&file, self.values.to_string()).expect("written");
+        let mut command = helm(self.cluster, dir.path());
+        // Without --wait: the leader is not ready before it has seen what the account has, and it has no role yet.
+        command.args([action, "pilotlight", "manifests/helm/pilotlight", "--values"]).arg(&file);
+        if action == "install" {
+            command.arg("--create-namespace");
+        }
+        said(&format!("helm {action}"), command.output().expect("helm can be run"));
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        said(&format!("kubectl {args:?}"), kubectl(self.cluster, args).output().expect("kubectl can be run"))
+    }
+
+    /// Waits until every replica is of the patched Deployment.
+    pub async fn rolled_out(&self, patch: &Value) {
+        self.kubectl(&["patch", "deployment", "pilotlight", "--type=json", "--patch", &patch.to_string()]);
+        self.kubectl(&["rollout", "status", "deployment/pilotlight", "--timeout=90s"]);
+    }
+
+    /// The replica that leads, by the label that it gives itself.
+    pub async fn leader(&self) -> String {
+        self.until_leads(|_| true).await
+    }
+
+    pub async fn until_another_leads(&self, than: &str) -> String {
+        self.until_leads(|name| name != than).await
+    }
+
+    async fn until_leads(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let labels = "app.kubernetes.io/name=pilotlight,pilotlight.dev/leader=true";
+        let found = watcher(pods, watcher::Config::default().labels(labels)).default_backoff().applied_objects();
+        let fits = |pod: &Pod| {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            pod.metadata.deletion_timestamp.is_none() && condition(pod, "Ready") && wanted(name)
+        };
+        let mut found = pin!(found.try_filter(|pod| ready(fits(pod))));
+        let pod = timeout(PATIENCE, found.try_next()).await.expect("a replica leads in time");
+        pod.expect("Pods can be watched").and_then(|pod| pod.metadata.name).expect("a watch does not end")
+    }
+
+    /// What the release's account and the nodes that it is asked of the API server.
+    pub fn asked(&self) -> BTreeSet<Asked> {
+        let text = fs::read(self.cluster.state.join("audit.log")).expect("the audit log");
+        let text = String::from_utf8_lossy(&text[usize::try_from(self.audited).unwrap_or_default()..]).into_owned();
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let its = |event: &Value| {
+            let user = event["user"]["username"].as_str().unwrap_or_default();
+            (user == ACCOUNT || user == "system:node:pilotlight-us-east-1a") && event["objectRef"].is_object()
+        };
+        let asked = events.filter(its).map(|event| {
+            let object = &event["objectRef"];
+            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+            Asked {
+                verb: word(&event["verb"]),
+                resource: word(&object["resource"]) + &subresource,
+                code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+            }
+        });
+        asked.collect()
+    }
+
+    /// By helm alone, as people do; and what is left is known.
+    pub async fn uninstall(self) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = helm(self.cluster, dir.path());
+        said(
+            "helm uninstall",
+            command.args(["uninstall", "pilotlight", "--wait", "--timeout", "90s"]).output().expect("helm"),
+        );
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let left = pods.list(&ListParams::default().labels("app.kubernetes.io/name=pilotlight")).await.expect("a list");
+        assert!(left.items.is_empty(), "{:?}", left.items);
+    }
+
+    /// Whatever one of the name has left, also the provider beside the cluster.
+    fn clear(&self) {
+        let quiet = |args: &[&str]| drop(kubectl(self.cluster, args).output());
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(helm(self.cluster, dir.path()).args(["uninstall", "pilotlight", "--wait", "--timeout", "60s"]).output());
+        rights(self.cluster, &["delete", "--ignore-not-found"]);
+        quiet(&["delete", "--ignore-not-found", "node", "pilotlight-us-east-1a"]);
+        quiet(&["delete", "--ignore-not-found", "-n", "kube-node-lease", "lease", "pilotlight-us-east-1a"]);
+        quiet(&["delete", "--ignore-not-found", "secret,lease,configmap", "--all"]);
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for args in [
+                &["get", "pods", "-o", "wide"][..],
+                &["describe", "pods"],
+                &["logs", "-l", "app.kubernetes.io/name=pilotlight", "--prefix", "--tail=60"],
+            ] {
+                let output = kubectl(self.cluster, args).output();
+                eprintln!(
+                    "--- kubectl {args:?}\n{}",
+                    output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+                );
+            }
+        }
+        self.clear();
+        rights(self.cluster, &["apply"]);
+        beside(&["up", "--ec2"]);
+    }
+}
+
+/// The chart's values: the provider.yaml beside the cluster, without what the chart brings.
+fn values(cluster: &Cluster, repository: &str, tag: &str) -> Value {
+    let text = fs::read_to_string(cluster.provider_dir().join("provider.yaml")).expect("it was configured");
+    let mut provider: Value = serde_json::from_str(&text).expect("scripts/provider writes JSON");
+    let map = provider.as_object_mut().expect("an object");
+    for ours in ["kubeconfig", "stateDir", "address", "agents", "catalog", "costPolicy", "prices", "telemetry"] {
+        map.remove(ours);
+    }
+    // Until the Service's address is known.
+    map.insert("agents".to_owned(), json!({ "advertise": "pilotlight-agents:10255" }));
+    let of_tests = |name: &str| {
+        let file = repo().join("integration/ec2_e2e").join(name);
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    };
+    let policy: Value = serde_saphyr::from_str(&of_tests("cost-policy.yaml")).expect("YAML");
+    json!({
+        "image": { "repository": repository, "tag": tag, "pullPolicy": "Always" },
+        "provider": provider,
+        "costPolicy": policy,
+        "catalog": of_tests("catalog.yaml"),
+        "prices": of_tests("prices.yaml"),
+        "serviceAccount": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/pilotlight" } },
+    })
+}
+
+/// `scripts/provider`: the one beside the cluster.
+fn beside(action: &[&str]) {
+    let output = Cluster::get().script("provider", action).output().expect("scripts/provider can be run");
+    // In a Drop: a second panic would hide the first.
+    if !output.status.success() {
+        eprintln!("scripts/provider {action:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn kubectl(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut command = anywhere(cluster);
+    command.args(["--namespace", NAMESPACE]).args(args);
+    command
+}
+
+fn anywhere(cluster: &Cluster) -> Command {
+    let mut command = Command::new(program());
+    command.env("KUBECONFIG", cluster.kubeconfig()).env("KUBECACHEDIR", cluster.state.join("kubectl-cache"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Of the provider beside the cluster: they are of several namespaces.
+fn rights(cluster: &Cluster, action: &[&str]) {
+    let mut command = anywhere(cluster);
+    command.args(action).arg("-f").arg(repo().join("manifests/rbac"));
+    match command.output() {
+        Ok(output) if output.status.success() => {}
+        other => eprintln!("kubectl {action:?} -f manifests/rbac: {other:?}"),
+    }
+}
+
+/// Nothing of the person who runs the tests: its files are in `dir`.
+fn helm(cluster: &Cluster, dir: &std::path::Path) -> Command {
+    let program = repo().join("target/tools/bin/helm");
+    assert!(program.exists(), "{} is missing: run scripts/tools helm", program.display());
+    let mut command = Command::new(program);
+    command.envs(["HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME"].map(|name| (name, dir)));
+    command.env("KUBECONFIG", cluster.kubeconfig()).args(["--namespace", NAMESPACE]).stdin(Stdio::null());
+    for proxy in ["HTTPS_PROXY", "https_proxy"] {
+        command.env_remove(proxy);
+    }
+    command.current_dir(repo());
+    command
+}
+
+fn said(what: &str, output: Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
