@@ -184,7 +184,8 @@ pub struct Instances {
     /// Adds to what the defaults deny.
     pub deny: Vec<String>,
     pub architectures: Option<Vec<Architecture>>,
-    /// `6` keeps c6i and newer. Does not speak against a type allowed by its full name.
+    /// `6` keeps c6i and newer. Does not speak against a type allowed by its full name; in a class that narrows another,
+    /// not against one that both name so.
     pub min_generation: Option<u32>,
     /// Whether types with CPU credits may be taken; left out: no.
     pub burstable: Option<bool>,

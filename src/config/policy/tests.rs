@@ -261,3 +261,25 @@ fn a_class_that_narrows_another_never_has_a_smaller_share_on_demand() {
     // It takes a part of the ways of buying, and that part leaves nothing to mix.
     assert_eq!(narrowed("purchase: [{option: spot}]"), None);
 }
+
+/// What a class may take, of a policy of these classes.
+fn instances_of(classes: &str, name: &str) -> crate::decide::purchase::policy::Instances {
+    let text = format!("classes:\n{classes}");
+    let policy = policy_of(Path::new("policy.yaml"), &text, &catalog()).unwrap();
+    policy.classes.iter().find(|class| class.name == name).unwrap().instances.clone()
+}
+
+#[test]
+fn naming_an_older_type_does_not_let_it_off_the_generation_of_a_narrowed_class_that_names_none() {
+    let narrowed = |wide: &str, narrow: &str| {
+        let classes = format!(
+            "- name: web\n  instances: {{burstable: true, {wide}}}\n- {{name: some, narrows: web}}\n\
+             - name: part\n  narrows: some\n  instances: {{{narrow}}}\n"
+        );
+        instances_of(&classes, "part").strict_generation
+    };
+    assert_eq!(narrowed("minGeneration: 6", "allow: [t3.small]"), Some(6));
+    // Its own generation has its own exceptions, and a class that names types made them.
+    assert_eq!(narrowed("minGeneration: 3", "allow: [t3.small], minGeneration: 6"), Some(3));
+    assert_eq!(narrowed("minGeneration: 6, allow: [t3.small, c6i.large]", "allow: [t3.small]"), None);
+}

@@ -114,7 +114,7 @@ pub(super) fn judge(rules: &Instances, spec: &TypeSpec) -> Result<u32, Unfit> {
     let old = |least: u32| spec.generation().is_some_and(|generation| generation < least);
     // One that narrows another must have named it as that one does.
     let named = !rules.allow.is_empty() && rules.allow.iter().all(named);
-    if rules.min_generation.is_some_and(old) && !named {
+    if rules.min_generation.is_some_and(old) && !named || rules.strict_generation.is_some_and(old) {
         return Err(Unfit::Generation);
     }
     if spec.burst.is_some() && !rules.burstable {

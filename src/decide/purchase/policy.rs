@@ -103,6 +103,8 @@ pub struct Instances {
     pub architectures: Vec<Architecture>,
     /// Does not speak against a type that is allowed by its full name.
     pub min_generation: Option<u32>,
+    /// Speaks against every older type, named or not: of a narrowed class that has no list to name it in.
+    pub strict_generation: Option<u32>,
     pub burstable: bool,
     pub max_cpu_millis: Option<u64>,
     pub max_memory_bytes: Option<u64>,

@@ -145,5 +145,8 @@ fn a_type_is_let_off_the_generation_only_where_every_class_of_a_narrowing_names_
     ] {
         let rules = Instances { allow: allow.clone(), min_generation: Some(6), ..Instances::default() };
         assert_eq!(super::super::planner::judge(&rules, &spec).is_ok(), fits, "{allow:?}");
+        // Nor where one of them has no list to name it in.
+        let strict = Instances { strict_generation: Some(6), ..rules };
+        assert!(super::super::planner::judge(&strict, &spec).is_err(), "{allow:?}");
     }
 }
