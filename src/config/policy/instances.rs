@@ -114,7 +114,7 @@ pub fn within(
         burstable: raw.burstable.unwrap_or(parent.burstable),
         max_cpu_millis: lower(own.max_cpu_millis, parent.max_cpu_millis),
         max_memory_bytes: lower(own.max_memory_bytes, parent.max_memory_bytes),
-        listed: own.listed.or_else(|| parent.listed.clone()),
+        listed: if raw.order.is_some() { own.listed } else { parent.listed.clone() },
         max_candidates: if raw.max_candidates.is_some() {
             own.max_candidates.min(parent.max_candidates)
         } else {

@@ -283,3 +283,16 @@ fn naming_an_older_type_does_not_let_it_off_the_generation_of_a_narrowed_class_t
     assert_eq!(narrowed("minGeneration: 3", "allow: [t3.small], minGeneration: 6"), Some(3));
     assert_eq!(narrowed("minGeneration: 6, allow: [t3.small, c6i.large]", "allow: [t3.small]"), None);
 }
+
+#[test]
+fn a_class_that_narrows_another_takes_types_in_the_order_that_it_says_itself() {
+    let listed = |order: &str| {
+        let classes = format!(
+            "- name: web\n  instances: {{allow: [m6i.large, c6i.large], order: listed}}\n\
+             - name: part\n  narrows: web\n  instances: {{{order}}}\n"
+        );
+        instances_of(&classes, "part").listed.is_some()
+    };
+    assert!(listed("maxVcpu: 4"));
+    assert!(!listed("order: price"));
+}
