@@ -2,7 +2,6 @@
 //! applied", "How Savings Plans apply to your AWS usage").
 
 use super::*;
-use crate::model::Offer;
 
 /// A family whose price goes with its size, as families' prices do.
 fn sized(name: &str, price: u64) -> TypeSpec {

@@ -6,7 +6,6 @@
 //! Plans cover an hour's usage in sum, and spot is priced by the hour's price instead of the launch's.
 
 use super::*;
-use crate::model::Offer;
 
 const HOURS: i64 = 30 * 24;
 /// Type, vCPU, GiB, list price in micro-dollars, units.
