@@ -7,6 +7,7 @@ mod drawn;
 mod mixes;
 mod month;
 mod narrowing;
+mod narrows;
 mod oracle;
 mod order;
 
