@@ -1,4 +1,7 @@
 //! What the account lets us do, asked by dry runs: EC2 judges the right and does nothing.
+//!
+//! A right that is bound to the cluster's tag (manifests/aws/iam-policy.json) shows on what has the tag alone. EC2 judges what is
+//! not there too, as something without tags: kubernetes-sigs/karpenter#2813 has a fleet's dry run denied for its made-up template.
 
 use super::super::{
     config::Ec2Config,
@@ -13,13 +16,16 @@ use aws_sdk_ec2::{
     error::{ProvideErrorMetadata, SdkError},
     types::{
         DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest, FleetLaunchTemplateSpecificationRequest,
-        FleetType, RequestLaunchTemplateData, ResourceType, Tag, TargetCapacitySpecificationRequest,
+        FleetType, RequestLaunchTemplateData, ResourceType, TargetCapacitySpecificationRequest,
     },
 };
 use std::{error::Error, fmt::Debug};
 
 /// The id of nothing.
 const NOTHING: &str = "00000000000000000";
+const FLEET: &str = "ec2:CreateFleet";
+const NO_TEMPLATE: &str = "ec2:DeleteLaunchTemplate";
+const TAGS: &str = "ec2:CreateTags";
 const FIGURES: &str = "the catalog's figures are used";
 
 /// What a dry run of an action came to.
@@ -66,13 +72,31 @@ impl Permission {
 fn right(answer: Result<(), Refusal>) -> Right {
     match answer {
         Ok(()) => Right::Granted,
-        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
+        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(told(&refusal)),
         Err(refusal) => unclear(&refusal),
     }
 }
 
 fn unclear(refusal: &Refusal) -> Right {
-    if refusal.is_unanswered() { Right::Unanswered(refusal.to_string()) } else { Right::Unclear(refusal.to_string()) }
+    if refusal.is_unanswered() { Right::Unanswered(told(refusal)) } else { Right::Unclear(told(refusal)) }
+}
+
+/// Without what only STS can read, which is longer than the rest. What names nothing else is left as it is.
+fn told(refusal: &Refusal) -> String {
+    let text = refusal.to_string();
+    match text.split_once(". Encoded authorization failure message:") {
+        Some((plain, _)) if plain.contains("not authorized to perform: ") => plain.to_owned(),
+        _ => text,
+    }
+}
+
+/// Whether tags may be given at a launch: by what became of one with tags. A call of CreateTags by itself would be denied
+/// by a policy that allows tags at launches alone, as ours is.
+fn tagging(launch: &Right) -> Right {
+    match launch {
+        Right::Denied(why) if !why.contains(TAGS) => Right::Unclear(why.clone()),
+        other => other.clone(),
+    }
 }
 
 fn judge<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
@@ -85,13 +109,13 @@ where
         Err(refusal) if refusal.code == "DryRunOperation" => Right::Granted,
         // The right was judged, and then the thing was looked for.
         Err(Refusal { verdict: Verdict::NotFound | Verdict::TemplateGone, .. }) => Right::Granted,
-        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(refusal.to_string()),
+        Err(refusal) if refusal.verdict == Verdict::Denied => Right::Denied(told(&refusal)),
         Err(refusal) => unclear(&refusal),
     };
     Permission::of(action, right)
 }
 
-/// Of a dry run on what does not exist.
+/// Of a dry run on what does not exist: it has no tags, by which a right may be bound.
 fn judge_on_nothing<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -110,9 +134,12 @@ impl Api {
         let client = &self.client;
         let subnet = config.subnets.values().flatten().next().cloned().unwrap_or_default();
         let image = config.images.values().next().cloned().unwrap_or_default();
-        let template = format!("{}dry-run", super::super::template::name_prefix(&config.cluster));
+        // A template of ours is judged by its tags; before the first launch there is none.
+        let made = self.templates(&config.cluster).await.ok().and_then(|made| made.into_iter().next());
+        let new = format!("{}dry-run", super::super::template::name_prefix(&config.cluster));
+        let template = made.as_ref().unwrap_or(&new);
         let from =
-            FleetLaunchTemplateSpecificationRequest::builder().launch_template_name(&template).version("1").build();
+            FleetLaunchTemplateSpecificationRequest::builder().launch_template_name(template).version("1").build();
         let fleet = FleetLaunchTemplateConfigRequest::builder().launch_template_specification(from).build();
         let capacity = TargetCapacitySpecificationRequest::builder()
             .total_target_capacity(1)
@@ -123,9 +150,36 @@ impl Api {
         let own = [(crate::model::tag::CLUSTER.to_owned(), config.cluster.clone())].into();
         let instance = format!("i-{NOTHING}");
         let tags = |kinds: &[ResourceType]| Some(launch_tags(&own, kinds));
-        let tag = Tag::builder().key(crate::model::tag::CLUSTER).value(&config.cluster).build();
         let volume = format!("vol-{NOTHING}");
         let interface = format!("eni-{NOTHING}");
+        let launch = judge(
+            "ec2:RunInstances",
+            client
+                .run_instances()
+                .dry_run(true)
+                .min_count(1)
+                .max_count(1)
+                .image_id(&image)
+                .subnet_id(subnet)
+                .set_security_group_ids(Some(config.security_groups.clone()))
+                .set_tag_specifications(tags(&[ResourceType::NetworkInterface]))
+                .send()
+                .await,
+        );
+        let fleet = client
+            .create_fleet()
+            .dry_run(true)
+            .r#type(FleetType::Instant)
+            .target_capacity_specification(capacity)
+            .launch_template_configs(fleet)
+            .set_tag_specifications(tags(&[ResourceType::Fleet]))
+            .send()
+            .await;
+        let no_template = client.delete_launch_template().dry_run(true).launch_template_name(template).send().await;
+        let (fleet, no_template) = match made {
+            Some(_) => (judge(FLEET, fleet), judge(NO_TEMPLATE, no_template)),
+            None => (judge_on_nothing(FLEET, fleet), judge_on_nothing(NO_TEMPLATE, no_template)),
+        };
         vec![
             judge("ec2:DescribeInstances", client.describe_instances().dry_run(true).max_results(5).send().await),
             judge("ec2:DescribeVolumes", client.describe_volumes().dry_run(true).max_results(5).send().await),
@@ -142,43 +196,16 @@ impl Api {
                 client
                     .create_launch_template()
                     .dry_run(true)
-                    .launch_template_name(&template)
+                    .launch_template_name(&new)
                     .launch_template_data(data)
                     .set_tag_specifications(Some(tagged(&own, &[ResourceType::LaunchTemplate])))
                     .send()
                     .await,
             ),
-            judge_on_nothing(
-                "ec2:DeleteLaunchTemplate",
-                client.delete_launch_template().dry_run(true).launch_template_name(&template).send().await,
-            ),
-            judge(
-                "ec2:RunInstances",
-                client
-                    .run_instances()
-                    .dry_run(true)
-                    .min_count(1)
-                    .max_count(1)
-                    .image_id(&image)
-                    .subnet_id(subnet)
-                    .set_security_group_ids(Some(config.security_groups.clone()))
-                    .set_tag_specifications(tags(&[ResourceType::NetworkInterface]))
-                    .send()
-                    .await,
-            ),
-            judge(
-                "ec2:CreateFleet",
-                client
-                    .create_fleet()
-                    .dry_run(true)
-                    .r#type(FleetType::Instant)
-                    .target_capacity_specification(capacity)
-                    .launch_template_configs(fleet)
-                    .set_tag_specifications(tags(&[ResourceType::Fleet]))
-                    .send()
-                    .await,
-            ),
-            judge("ec2:CreateTags", client.create_tags().dry_run(true).resources(&instance).tags(tag).send().await),
+            no_template,
+            Permission::of(TAGS, tagging(&launch.right)),
+            launch,
+            fleet,
             judge_on_nothing(
                 "ec2:TerminateInstances",
                 client.terminate_instances().dry_run(true).instance_ids(&instance).send().await,
@@ -204,5 +231,37 @@ impl Api {
                 client.delete_network_interface().dry_run(true).network_interface_id(interface).send().await,
             ),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As EC2 says it.
+    fn denied(action: &str) -> Refusal {
+        let text = format!(
+            "You are not authorized to perform this operation. User: arn:aws:sts::111122223333:assumed-role/pilotlight/x is \
+             not authorized to perform: {action} on resource: arn:aws:ec2:us-east-1:111122223333:instance/* because no \
+             identity-based policy allows the {action} action. Encoded authorization failure message: 4g0iZ"
+        );
+        Refusal::new("UnauthorizedOperation", text)
+    }
+
+    #[test]
+    fn a_denial_is_told_without_what_only_sts_can_read_unless_that_is_all_there_is() {
+        let Right::Denied(why) = right(Err(denied("ec2:RunInstances"))) else { panic!("it is a denial") };
+        assert!(why.ends_with("allows the ec2:RunInstances action") && !why.contains("4g0iZ"), "{why}");
+        let bare = "You are not authorized to perform this operation. Encoded authorization failure message: 4g0iZ";
+        let Right::Denied(why) = right(Err(Refusal::new("UnauthorizedOperation", bare))) else { panic!("it is one") };
+        assert!(why.contains("4g0iZ"), "{why}");
+    }
+
+    #[test]
+    fn whether_tags_may_be_given_shows_at_a_launch_that_is_not_denied_for_itself() {
+        assert_eq!(tagging(&Right::Granted), Right::Granted);
+        let launch = right(Err(denied(TAGS)));
+        assert_eq!(tagging(&launch), launch);
+        assert!(matches!(tagging(&right(Err(denied("ec2:RunInstances")))), Right::Unclear(_)));
     }
 }
