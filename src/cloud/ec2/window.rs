@@ -6,7 +6,8 @@
 //! ```
 //!
 //! EC2 fails a whole call for one id that it does not know; then the unknown one is left out by its name in the
-//! message, or, if the message names none, the ids are halved until it stands alone.
+//! message, or, if the message names none, the ids are halved until it stands alone. A right that is bound to a tag is denied
+//! for what is gone, which has none, and by its name too: some of those are left out as well.
 
 use super::refusal::{Refusal, Verdict};
 use crate::model::InstanceId;
@@ -28,6 +29,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
 /// EC2 takes a thousand.
 const MOST: usize = 500;
+/// Denied ones that are left out of a question. Where nothing is allowed any more, each would be denied in its turn.
+const MOST_DENIED: usize = 8;
 /// Callers that wait to be heard.
 const QUEUE: usize = 1024;
 
@@ -111,6 +114,7 @@ async fn gather<T: Clone + Send + Sync + 'static>(mut asked: mpsc::Receiver<Ques
 /// the others are not to suffer for them.
 async fn split<T: Send>(ids: Vec<InstanceId>, call: &Call<T>) -> Result<Found<T>, Refusal> {
     let mut found = Found::new();
+    let mut denied = 0;
     let mut rest = vec![ids];
     while let Some(ids) = rest.pop() {
         let refusal = match call(ids.clone()).await {
@@ -126,6 +130,12 @@ async fn split<T: Send>(ids: Vec<InstanceId>, call: &Call<T>) -> Result<Found<T>
                 }
                 refusal
             }
+            Err(refusal) if refusal.verdict == Verdict::Denied && ids.len() > 1 && denied < MOST_DENIED => {
+                let Some(id) = ids.iter().find(|id| names(&refusal.message, id)) else { return Err(refusal) };
+                tracing::warn!(%id, %refusal, "EC2 does not let us do it for this one");
+                denied += 1;
+                refusal
+            }
             Err(refusal) => return Err(refusal),
         };
         rest.extend(without_unknown(ids, &refusal.message));
@@ -133,12 +143,13 @@ async fn split<T: Send>(ids: Vec<InstanceId>, call: &Call<T>) -> Result<Found<T>
     Ok(found)
 }
 
+fn names(message: &str, id: &InstanceId) -> bool {
+    message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == id.as_str())
+}
+
 /// What to ask instead. Pure; always fewer ids, so it comes to an end.
 fn without_unknown(ids: Vec<InstanceId>, message: &str) -> Vec<Vec<InstanceId>> {
-    let named = |id: &InstanceId| {
-        message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == id.as_str())
-    };
-    let known: Vec<InstanceId> = ids.iter().filter(|id| !named(id)).cloned().collect();
+    let known: Vec<InstanceId> = ids.iter().filter(|id| !names(message, id)).cloned().collect();
     let parts = if known.len() < ids.len() {
         vec![known]
     } else if ids.len() == 1 {
@@ -218,6 +229,32 @@ mod tests {
         });
         let found = Window::new(call).ask(ids(0..6)).await.unwrap();
         assert_eq!(found.into_keys().collect::<Vec<_>>(), ids([0, 1, 2, 4, 5]));
+    }
+
+    /// A cloud that denies these, as EC2 does: the first by its name.
+    fn denying(these: Vec<InstanceId>) -> Call<u32> {
+        Arc::new(move |asked: Vec<InstanceId>| {
+            let answer = match asked.iter().find(|id| these.contains(id)) {
+                Some(id) => Err(Refusal::new(
+                    "UnauthorizedOperation",
+                    format!(
+                        "not authorized to perform: ec2:TerminateInstances on resource: arn:aws:ec2:r:1:instance/{id} because"
+                    ),
+                )),
+                None => Ok(asked.into_iter().map(|id| (id, 7)).collect()),
+            };
+            Box::pin(async move { answer })
+        })
+    }
+
+    #[tokio::test]
+    async fn one_that_is_denied_by_its_name_does_not_keep_the_others_either_and_where_all_are_it_is_told() {
+        let found = Window::new(denying(ids([2, 5]))).ask(ids(0..6)).await.unwrap();
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ids([0, 1, 3, 4]));
+        for count in [1, 2, 300] {
+            let refusal = Window::new(denying(ids(0..count))).ask(ids(0..count)).await.unwrap_err();
+            assert_eq!(refusal.verdict, Verdict::Denied, "{count}");
+        }
     }
 
     proptest! {
