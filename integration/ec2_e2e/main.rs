@@ -238,13 +238,15 @@ struct Leaks {
     template: String,
 }
 
+/// That something of this kind is the cluster's.
+fn tagged(kind: &str) -> String {
+    let tag = format!("Tag.1.Key=pilotlight.dev%2Fcluster&TagSpecification.1.Tag.1.Value={}", Cluster::get().name);
+    format!("TagSpecification.1.ResourceType={kind}&TagSpecification.1.{tag}")
+}
+
 impl Leaks {
     fn make() -> Self {
         let cluster = &Cluster::get().name;
-        let tagged = |kind: &str| {
-            let tag = format!("Tag.1.Key=pilotlight.dev%2Fcluster&TagSpecification.1.Tag.1.Value={cluster}");
-            format!("TagSpecification.1.ResourceType={kind}&TagSpecification.1.{tag}")
-        };
         let made = |call: &str, kind: &str, id: &str| {
             let answer = standin::by_another(&format!("Action={call}&{}", tagged(kind)));
             let inside = answer.split_once(&format!("<{id}>")).and_then(|(_, rest)| rest.split_once('<'));
@@ -293,7 +295,8 @@ async fn what_the_provider_calls_is_what_the_iam_policy_allows() {
     // The sweeper ends what two of its passes have seen, a minute apart.
     let swept = || leaks.are_gone();
     standin::until_within(2 * PATIENCE, "what was left behind is swept", swept).await;
-    // AWS asks for no right to GetCallerIdentity.
+    // The stand-in denies what the policy does not allow, to all tests alike; this names it. AWS asks for no right to
+    // GetCallerIdentity.
     let called: BTreeSet<String> = standin::calls().into_keys().filter(|action| !action.starts_with("sts:")).collect();
     let allowed = allowed_actions();
     let missing: Vec<_> = called.difference(&allowed).collect();
@@ -341,8 +344,23 @@ async fn the_account_s_permissions_are_told_by_dry_runs() {
     let _turn = alone().await;
     let before = launched();
     let signed = ["AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin"];
+    // One of the cluster's, by which a fleet is judged.
+    let template = format!("LaunchTemplateName=pilotlight-{}-known", Cluster::get().name);
+    let data = format!("LaunchTemplateData.ImageId=ami-1&{}", tagged("launch-template"));
+    standin::by_another(&format!("Action=CreateLaunchTemplate&{template}&{data}"));
     let (fine, rights) = check_cloud(&signed);
-    assert!(fine && rights.values().all(|said| said == "granted"), "{rights:?}");
+    standin::by_another(&format!("Action=DeleteLaunchTemplate&{template}"));
+    assert!(fine, "{rights:?}");
+    // The policy lets these be done to what has the cluster's tag, and the dry run names nothing that is there.
+    let bound = ["ec2:DeleteNetworkInterface", "ec2:DeleteVolume", "ec2:TerminateInstances"];
+    for (action, said) in &rights {
+        if bound.contains(&action.as_str()) {
+            assert!(said.starts_with("not known: UnauthorizedOperation"), "{action}: {said}");
+            assert!(said.ends_with(&format!("because no identity-based policy allows the {action} action")), "{said}");
+        } else {
+            assert_eq!(said, "granted", "{action}");
+        }
+    }
     // Whether a message may be deleted shows when one is.
     let untold: Vec<_> = allowed_actions().into_iter().filter(|action| !rights.contains_key(action)).collect();
     assert_eq!((untold, rights.len()), (vec!["sqs:DeleteMessage".to_owned()], allowed_actions().len() - 1));

@@ -8,7 +8,7 @@
 //! | `GET /standin/instances` | what is, with state and addresses |
 //! | `PUT /standin/instances/ID/metadata` | notices of its metadata service ([`super::imds::Told`]) |
 //! | `POST /standin/instances/ID/interrupt?seconds=120` | a spot interruption: the notice, then the end |
-//! | `POST /standin/by-another` | a call of somebody else of the account, which is not counted |
+//! | `POST /standin/by-another` | a call of somebody else of the account, which is neither counted nor judged |
 //! | `POST /standin/queue` | an event, as EventBridge puts it into the queue |
 //! | `POST /standin/instances/ID/credentials` | identity-role credentials, as the metadata service gives them |
 //! | `GET /standin/instances/ID/identity` | its identity document and the `rsa2048` signature |

@@ -1,6 +1,7 @@
 //! CreateFleet of type `instant`: what could be had, from several pools, and errors for what could not.
 
 use super::{
+    authorize,
     fleet::{self, Allocation, Candidate, Supply},
     launch::{Launch, into_moto, resolve, supply, template_data, with_template},
     limits::Bucket,
@@ -71,7 +72,11 @@ async fn fill(
         world.state().calls.called("ec2", "CreateFleet").throttled += 1;
     }
     for (n, count) in plan.launches {
-        match into_moto(world, &launches[n], count).await {
+        let launched = match authorize::launch(world, &candidates[n].template, &launches[n]) {
+            Ok(()) => into_moto(world, &launches[n], count).await,
+            Err(refusal) => Err(refusal),
+        };
+        match launched {
             Ok((_, instances)) => content.1.push(made(&candidates[n], lifecycle, &instances)),
             Err(refusal) => plan.errors.push((n, refusal)),
         }
@@ -174,7 +179,8 @@ pub fn note_template(world: &World, params: &Params, answer: &xmltree::Element) 
         "CreateLaunchTemplate" => {
             if let Some(id) = text(answer, "launchTemplate/launchTemplateId") {
                 let name = params.get("LaunchTemplateName").unwrap_or_default().to_owned();
-                state.templates.insert(id, super::world::Template { name, versions: vec![data] });
+                let tags = super::iam::requested(params).remove("launch-template").unwrap_or_default();
+                state.templates.insert(id, super::world::Template { name, versions: vec![data], tags });
             }
         }
         "CreateLaunchTemplateVersion" => {

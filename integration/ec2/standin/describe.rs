@@ -133,7 +133,8 @@ fn tags(element: &Element) -> Vec<(String, String)> {
     items(element, "tagSet").filter_map(of).collect()
 }
 
-fn matches(pattern: &str, value: &str) -> bool {
+/// `*` and `?` stand for anything.
+pub fn matches(pattern: &str, value: &str) -> bool {
     match pattern.chars().next() {
         None => value.is_empty(),
         Some('*') => {

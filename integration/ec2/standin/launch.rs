@@ -8,7 +8,7 @@ use super::{
     params::Params,
     refusal::{Refusal, no_capacity, throttled},
     script::{Lifecycle, Pool},
-    world::{World, new_id, now, request_id},
+    world::{Template, World, new_id, now, request_id},
     xml::{self, items, leaf, node, text},
 };
 use std::net::Ipv4Addr;
@@ -64,27 +64,20 @@ pub async fn run_instances(world: &World, params: &Params) -> Result<String, Ref
 /// What a template says, as parameters of a request.
 pub fn template_data(world: &World, named: &Params) -> Result<Params, Refusal> {
     let state = world.state();
-    let found = match (named.get("LaunchTemplateId"), named.get("LaunchTemplateName")) {
-        (Some(id), _) => state.templates.get(id).ok_or_else(|| {
-            Refusal::new(
+    let Some((_, found)) = Template::find(&state.templates, named) else {
+        return Err(match (named.get("LaunchTemplateId"), named.get("LaunchTemplateName")) {
+            (Some(id), _) => Refusal::new(
                 "InvalidLaunchTemplateId.NotFound",
                 format!("The specified launch template, with template ID {id}, does not exist."),
-            )
-        }),
-        (None, Some(name)) => state.templates.values().find(|template| template.name == name).ok_or_else(|| {
-            Refusal::new(
+            ),
+            (None, Some(name)) => Refusal::new(
                 "InvalidLaunchTemplateName.NotFoundException",
                 format!("The specified launch template, with template name {name}, does not exist."),
-            )
-        }),
-        (None, None) => Err(Refusal::new("MissingParameter", "A launch template must be named by its id or name.")),
-    }?;
-    let version = match named.get("Version") {
-        None | Some("$Default") => Some(1),
-        Some("$Latest") => Some(found.versions.len()),
-        Some(number) => number.parse().ok(),
+            ),
+            (None, None) => Refusal::new("MissingParameter", "A launch template must be named by its id or name."),
+        });
     };
-    version.and_then(|number: usize| found.versions.get(number.checked_sub(1)?)).cloned().ok_or_else(|| {
+    found.version(named).cloned().ok_or_else(|| {
         Refusal::new("InvalidLaunchTemplateId.VersionNotFound", "Could not find the launch template version.")
     })
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!  client ── POST / ──> server ──┬─> sts                         GetCallerIdentity, signatures checked
 //!  tests ─── /standin ─> control │
+//!                                ├─> authorize ─> iam            each call of the provider's, by its policy
 //!                                ├─> limits, tokens, script      throttling, idempotency, scripted errors
 //!                                ├─> launch, create_fleet ─────> moto (RunInstances) ──> machines (LocalCloud, or simulated)
 //!                                ├─> describe, terminate ──────> moto
@@ -16,11 +17,13 @@
 //! It runs until SIGTERM or SIGINT, and takes moto and every machine with it. With `--machines` it is to be
 //! started as root in the network namespace that has or gets the bridge.
 
+mod authorize;
 mod calls;
 mod control;
 mod create_fleet;
 mod describe;
 mod fleet;
+mod iam;
 mod identity;
 mod imds;
 mod instances;
@@ -86,6 +89,12 @@ struct Args {
     /// Who may take the role by IRSA
     #[arg(long, default_value = "manifests/aws/trust-irsa.json")]
     trust: PathBuf,
+    /// Judge each call by this policy, whose `${CLUSTER}` is --cluster's
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    iam_policy: Option<PathBuf>,
+    /// What the provider's cluster is called, and the queue
+    #[arg(long)]
+    cluster: Option<String>,
     /// Boot a machine for each instance, with names of this cluster
     #[arg(long, value_name = "CLUSTER", requires = "agent")]
     machines: Option<String>,
@@ -125,13 +134,15 @@ async fn run(args: Args) -> Result<(), String> {
     let catalog: CatalogFile =
         serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", args.catalog.display()))?;
     let market = Market::new(&catalog.types)?;
+    let iam = args.iam_policy.as_deref().map(|file| policy(&args, file, &catalog.region)).transpose()?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| format!("{}: {error}", args.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let moto_address = free.map_err(|error| error.to_string())?;
     let moto = Moto::start(&args.moto, moto_address, &catalog.region, &args.dir.join("moto.log")).await?;
     let seeded = seed::seed(&moto, &args.network, &catalog.zones).await.map_err(|refusal| refusal.message)?;
-    let queue = queue::seed(&moto, ACCOUNT).await.map_err(|refusal| refusal.message)?;
+    let cluster = args.cluster.as_deref().unwrap_or("interruptions");
+    let queue = queue::seed(&moto, ACCOUNT, cluster).await.map_err(|refusal| refusal.message)?;
     let signer = Arc::new(Signer::new(&args.dir)?);
     let subnet = instances::Subnet::parse(&args.network).ok_or_else(|| format!("{} is no network", args.network))?;
     // EC2 keeps it for the VPC's router (AWS, "Subnet CIDR blocks").
@@ -153,7 +164,7 @@ async fn run(args: Args) -> Result<(), String> {
         subnets: seeded.by_zone,
         security_group: seeded.security_group,
         image: "ami-0123456789abcdef0".to_owned(),
-        queue,
+        queue: queue.clone(),
     };
     let trust = args.cluster_key.as_deref().map(|key| roles::Trust::read(key, &args.trust)).transpose()?;
     let has_agent = trust.is_some();
@@ -161,7 +172,9 @@ async fn run(args: Args) -> Result<(), String> {
     let has_machines = local.is_some() || args.simulated.is_some();
     let machines = has_machines.then_some(machines);
     let account = ACCOUNT.to_owned();
-    let world = Arc::new(World::new(moto, market, catalog.region, account, catalog.zones, machines, state));
+    let mut world = World::new(moto, market, catalog.region, account, catalog.zones, machines, state);
+    (world.queue, world.iam) = (queue, iam);
+    let world = Arc::new(world);
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(cloud) = local.clone() {
         tasks.spawn(machines::run(orders, cloud, Arc::downgrade(&world)));
@@ -220,6 +233,13 @@ async fn run(args: Args) -> Result<(), String> {
         LocalCloud::destroy_all(&args.dir.join("machines"), cluster).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+fn policy(args: &Args, file: &Path, region: &str) -> Result<iam::Policy, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let cluster = args.cluster.as_deref().unwrap_or_default();
+    let facts = [("REGION", region), ("ACCOUNT", ACCOUNT), ("CLUSTER", cluster)];
+    iam::Policy::parse(&text, &facts).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// Whoever started it waits for this file.

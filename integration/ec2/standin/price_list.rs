@@ -1,6 +1,7 @@
 //! The Price List: GetProducts, in AWS's JSON 1.1. Products are the catalog's types, with its prices.
 
 use super::{
+    authorize, iam,
     refusal::Refusal,
     script::{Lifecycle, Pool},
     world::World,
@@ -21,6 +22,7 @@ pub fn get_products(world: &World, headers: &HeaderMap, body: &[u8]) -> Result<S
     if !authorization.contains("/pricing/aws4_request") {
         return Err(Refusal::new("UnrecognizedClientException", "The request is not signed for the price list."));
     }
+    authorize::other(world, &iam::price_list("GetProducts", &world.region))?;
     let asked: Value = serde_json::from_slice(body).map_err(|_| wrong("The body is no JSON."))?;
     let filters = asked["Filters"].as_array().cloned().unwrap_or_default();
     for (field, value) in [("regionCode", world.region.as_str()), ("operatingSystem", "Linux"), ("tenancy", "Shared")] {

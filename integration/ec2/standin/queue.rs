@@ -1,11 +1,10 @@
 //! SQS, in AWS's JSON 1.0: moto's, with one queue. EventBridge is whoever tells the stand-in of an event.
 
-use super::{moto::Moto, refusal::Refusal, world::World};
+use super::{authorize, iam::on_queue, moto::Moto, refusal::Refusal, world::World};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 const SERVICE: &str = "AmazonSQS.";
-const NAME: &str = "interruptions";
 
 /// The operation, if it is one of SQS's.
 pub fn asked(headers: &HeaderMap) -> Option<&str> {
@@ -18,14 +17,14 @@ pub fn action(operation: &str) -> &str {
 }
 
 /// A queue's URL is on whatever host it is asked from; this is the rest of it.
-pub async fn seed(moto: &Moto, account: &str) -> Result<String, Refusal> {
-    call(moto, "CreateQueue", json!({ "QueueName": NAME })).await?;
-    Ok(format!("/{account}/{NAME}"))
+pub async fn seed(moto: &Moto, account: &str, name: &str) -> Result<String, Refusal> {
+    call(moto, "CreateQueue", json!({ "QueueName": name })).await?;
+    Ok(format!("/{account}/{name}"))
 }
 
 /// What EventBridge would put into it.
 pub async fn send(world: &World, event: &str) -> Result<(), Refusal> {
-    let url = format!("http://sqs/{}/{NAME}", world.account);
+    let url = format!("http://sqs{}", world.queue);
     call(&world.moto, "SendMessage", json!({ "QueueUrl": url, "MessageBody": event })).await.map(drop)
 }
 
@@ -36,7 +35,10 @@ pub async fn pass_on(world: &World, operation: &str, headers: &HeaderMap, body: 
         return Err(Refusal::new("UnrecognizedClientException", "The request is not signed for SQS."));
     }
     let wrong = |_| Refusal::new("InvalidParameterValue", "The body is no JSON.");
-    call(&world.moto, operation, serde_json::from_slice(body).map_err(wrong)?).await
+    let question: Value = serde_json::from_slice(body).map_err(wrong)?;
+    let url = question["QueueUrl"].as_str().unwrap_or_default();
+    authorize::other(world, &on_queue(action(operation), &world.region, url))?;
+    call(&world.moto, operation, question).await
 }
 
 async fn call(moto: &Moto, operation: &str, question: Value) -> Result<String, Refusal> {

@@ -1,10 +1,12 @@
 //! The API as clients see it: `POST /` with an action, EC2's, STS's, the price list's and SQS's on one address.
 //!
 //! ```text
-//!  counted -> allowed? -> scripted error? -> dry run? -> token bucket -> done (by the stand-in, by moto) -> answer lost?
+//!  counted -> allowed (script)? -> scripted error? -> allowed (policy)? -> dry run? -> token bucket -> done (by the stand-in,
+//!  by moto) -> answer lost?
 //! ```
 
 use super::{
+    authorize,
     create_fleet::{create_fleet, note_template},
     describe,
     instances::{Machine, State, Stopping},
@@ -112,6 +114,7 @@ fn may(world: &World, action: &str) -> Result<(), Refusal> {
 async fn guarded(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
     let action = params.action();
     may(world, action)?;
+    authorize::ec2(world, params).await?;
     {
         let mut state = world.state();
         if params.get("DryRun") == Some("true") {

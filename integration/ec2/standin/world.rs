@@ -2,6 +2,7 @@
 
 use super::{
     calls::Calls,
+    iam::Policy,
     imds::Metadata,
     instances::{Instances, Subnet},
     limits::{Bucket, Buckets},
@@ -27,6 +28,10 @@ pub struct World {
     pub zones: Vec<String>,
     /// None: instances are records alone.
     pub machines: Option<Machines>,
+    /// The path of its queue's URL.
+    pub queue: String,
+    /// What the provider may do. None: everything.
+    pub iam: Option<Policy>,
     /// moto fails at times on two launches into a subnet at once; and a client token's second request
     /// must find the first one's answer.
     pub launching: Gates,
@@ -65,6 +70,28 @@ impl State {
 pub struct Template {
     pub name: String,
     pub versions: Vec<Params>,
+    /// As it was made with: nobody changes them here.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Template {
+    /// The one that a request names, by id or name.
+    pub fn find<'a>(all: &'a BTreeMap<String, Self>, named: &Params) -> Option<(&'a String, &'a Self)> {
+        match (named.get("LaunchTemplateId"), named.get("LaunchTemplateName")) {
+            (Some(id), _) => all.get_key_value(id),
+            (None, name) => all.iter().find(|(_, template)| Some(template.name.as_str()) == name),
+        }
+    }
+
+    /// What it says in the version that a request names.
+    pub fn version(&self, named: &Params) -> Option<&Params> {
+        let number = match named.get("Version") {
+            None | Some("$Default") => 1,
+            Some("$Latest") => self.versions.len(),
+            Some(number) => number.parse().ok()?,
+        };
+        self.versions.get(number.checked_sub(1)?)
+    }
 }
 
 impl World {
@@ -77,7 +104,8 @@ impl World {
         machines: Option<Machines>,
         state: State,
     ) -> Self {
-        Self { moto, market, region, account, zones, machines, launching: Gates::default(), state: Mutex::new(state) }
+        let (launching, state) = (Gates::default(), Mutex::new(state));
+        Self { moto, market, region, account, zones, machines, queue: String::new(), iam: None, launching, state }
     }
 
     /// Not to be held across an await.

@@ -70,7 +70,17 @@ impl StandIn {
         Self::start_with(name, Machines::Booted, |_| env!("CARGO_BIN_EXE_pilotlight-agent").into())
     }
 
+    /// Who calls it may do what the provider of the cluster of this name may.
+    pub fn judging(name: &str) -> Self {
+        let policy = ["--iam-policy", "manifests/aws/iam-policy.json", "--cluster", name];
+        Self::start_as(name, Machines::None, &policy, |dir| dir.join("none"))
+    }
+
     fn start_with(name: &str, machines: Machines, agent: impl FnOnce(&Path) -> PathBuf) -> Self {
+        Self::start_as(name, machines, &[], agent)
+    }
+
+    fn start_as(name: &str, machines: Machines, args: &[&str], agent: impl FnOnce(&Path) -> PathBuf) -> Self {
         assert!(geteuid().is_root(), "network namespaces need root");
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
@@ -84,7 +94,7 @@ impl StandIn {
         let agent = agent(&dir);
         let cluster = format!("ec2-{name}");
         let mut command = Command::new(program);
-        command.arg("--dir").arg(&dir).current_dir(root);
+        command.arg("--dir").arg(&dir).args(args).current_dir(root);
         if machines == Machines::Booted {
             command.args(["--machines", &cluster, "--pilotlight", env!("CARGO_BIN_EXE_pilotlight")]);
             command.arg("--agent").arg(&agent);
@@ -138,6 +148,26 @@ impl StandIn {
     pub fn post(&self, path: &str, body: &str) {
         let answer = self.http("POST", path, "application/json", body);
         assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+
+    /// A call of somebody else of the account.
+    pub fn by_another(&self, form: &str) -> String {
+        let form = format!("{}&Version=2016-11-15", form.replace(['\n', ' '], ""));
+        let answer = self.http("POST", "/standin/by-another", "application/x-www-form-urlencoded", &form);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.text
+    }
+
+    /// What a service of AWS's JSON protocols answers.
+    pub fn signed(&self, service: &str, target: &str, body: &str) -> String {
+        let output = Command::new("curl")
+            .args(["-sS", "--user", "standin:standin", "--aws-sigv4", &format!("aws:amz:us-east-1:{service}")])
+            .args(["-H", &format!("X-Amz-Target: {target}"), "-H", "Content-Type: application/x-amz-json-1.0"])
+            .args(["-d", body, &format!("http://{}/", self.address)])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub fn subnet(&self, zone: &str) -> String {
