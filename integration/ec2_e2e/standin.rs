@@ -1,5 +1,7 @@
 //! The stand-in for EC2 in the test cluster's network, asked from outside of it.
 
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
 use crate::support::{Cluster, PATIENCE};
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};

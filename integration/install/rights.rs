@@ -303,7 +303,7 @@ async fn a_provider_with_the_charts_rights_runs_pods_as_its_own_account_and_uses
     let right = |verb: &str, group: &str, resource: &str| (verb.to_owned(), group.to_owned(), resource.to_owned());
     // Not asked for by a request of its own: it is what approving needs besides.
     let approving = right("approve", "certificates.k8s.io", "signers");
-    // Which instance is whose: on EC2 alone.
+    // Which instance is whose: on EC2 alone. (`installed` sees these used, and evictions.)
     let claims = ["get", "update", "create"].map(|verb| right(verb, "", "configmaps"));
     // Reserves: where there is Knative Serving, or a Deployment that asks (the tests of `knative` use them all).
     let reserves = [
@@ -320,7 +320,7 @@ async fn a_provider_with_the_charts_rights_runs_pods_as_its_own_account_and_uses
         let among = |words: &str, word: &str| words.split(' ').any(|one| one == word);
         reserves.iter().any(|(verbs, of, all)| among(verbs, verb) && *of == group && among(all, resource))
     };
-    // What can't be moved from an instance that is taken back (the tests of `handover` evict under the node's own name).
+    // What can't be moved from an instance that is taken back.
     let evicting = right("create", "", "pods/eviction");
     let needed = |right: &(String, String, String)| {
         [&approving, &evicting].contains(&right) || claims.contains(right) || of_reserves(right)

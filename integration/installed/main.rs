@@ -15,7 +15,6 @@
 mod pushed;
 mod release;
 #[path = "../ec2_e2e/standin.rs"]
-#[allow(dead_code, reason = "it has what ec2_e2e asks for")]
 mod standin;
 #[path = "../support/mod.rs"]
 mod support;
@@ -44,9 +43,16 @@ async fn until_node(space: &Space, wanted: &str, says: &str) {
     assert!(timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
 }
 
-fn of_class(name: &str, class: &str) -> Value {
-    let serving = shell("echo hello from $(hostname); exec sleep 1000000");
-    with(pod(name, spec(&[serving])), json!({ "metadata": { "annotations": { "pilotlight.dev/use-class": class } } }))
+fn serving() -> Value {
+    shell("echo hello from $(hostname); exec sleep 1000000")
+}
+
+fn class(name: &str) -> Value {
+    json!({ "metadata": { "annotations": { "pilotlight.dev/use-class": name } } })
+}
+
+fn of_class(name: &str, of: &str) -> Value {
+    with(pod(name, spec(&[serving()])), class(of))
 }
 
 /// It runs on an instance of its own, logs, and can be entered.
@@ -66,19 +72,25 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
     // Nobody gave it a role yet.
     until_node(&space, "False", "NoCredentials").await;
     release.rolled_out(&release::by_irsa()).await;
-    until_node(&space, "True", "").await;
     let before = called_by("irsa");
-    for (name, class) in [("one", "none"), ("two", "spot")] {
-        space.apply(&of_class(name, class)).await;
-    }
-    let instances = [serves(&space, "one").await, serves(&space, "two").await];
+    space.apply(&of_class("one", "none")).await;
+    // A StatefulSet's Pod never runs twice.
+    let stateful = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "two" },
+        "spec": {
+            "replicas": 1, "serviceName": "two", "selector": selector("two"),
+            "template": with(template("two", spec(&[serving()])), class("spot")),
+        },
+    });
+    space.apply(&stateful).await;
+    let instances = [serves(&space, "one").await, serves(&space, "two-0").await];
     assert!(called_by("irsa") > before && called_by("keys") == release.keys_before, "it calls as its role");
 
     // A leader that is gone at once: the other one finds everything as it is.
     let leader = release.leader().await;
     space.kubectl(&["delete", "pod", "-n", release::NAMESPACE, &leader, "--grace-period=0", "--force"]).await;
     release.until_another_leads(&leader).await;
-    assert_eq!([serves(&space, "one").await, serves(&space, "two").await], instances, "they run where they ran");
+    assert_eq!([serves(&space, "one").await, serves(&space, "two-0").await], instances, "they run where they ran");
     space.apply(&of_class("three", "flexible")).await;
     serves(&space, "three").await;
 
@@ -92,25 +104,26 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
     until_node(&space, "True", "").await;
     script("{}");
 
-    // A Pod that must not run twice can't be moved: it is evicted.
-    let old = annotation(&space.until_running("two").await, "instance-id");
+    // It can't be moved to another instance: it is evicted, and made anew by its StatefulSet.
+    let evicted = space.until_running("two-0").await;
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(10);
     let told =
         json!({ "spotAction": { "action": "terminate", "time": soon.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } });
-    announce(&old, &told.to_string());
-    space.until_event("two", "SpotInterrupted", |_| true).await;
-    space.until_gone("two").await;
+    announce(&annotation(&evicted, "instance-id"), &told.to_string());
+    let another = |pod: &Pod| pod.metadata.uid != evicted.metadata.uid;
+    space.until_pod("two-0", "is another one", another).await;
+    assert_ne!(serves(&space, "two-0").await, annotation(&evicted, "instance-id"));
 
     release.rolled_out(&release::by_pod_identity()).await;
-    until_node(&space, "True", "").await;
     space.apply(&of_class("four", "none")).await;
     serves(&space, "four").await;
     assert!(called_by("pod-identity") > 0 && called_by("keys") == release.keys_before, "it calls as its role");
 
+    space.kubectl(&["delete", "statefulset", "two"]).await;
     for name in ["one", "three", "four"] {
         delete(&space.api::<Pod>(), name, None).await;
     }
-    for name in ["one", "three", "four"] {
+    for name in ["one", "two-0", "three", "four"] {
         space.until_gone(name).await;
     }
     until_nothing_is_left().await;

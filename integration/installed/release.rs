@@ -1,16 +1,15 @@
 //! A release of the chart, for as long as a test lasts.
 
 use crate::{
-    pushed,
+    NODE, pushed,
     standin::called_by,
     support::{kubectl::program, *},
 };
 use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
-    api::ListParams,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde_json::{Value, json};
 use std::{
@@ -142,13 +141,14 @@ impl Release {
         said(&format!("kubectl {args:?}"), kubectl(self.cluster, args).output().expect("kubectl can be run"))
     }
 
-    /// Waits until every replica is of the patched Deployment.
+    /// Waits until every replica is of the patched Deployment, and one of them is the node.
     pub async fn rolled_out(&self, patch: &Value) {
         self.kubectl(&["patch", "deployment", "pilotlight", "--type=json", "--patch", &patch.to_string()]);
         self.kubectl(&["rollout", "status", "deployment/pilotlight", "--timeout=90s"]);
+        self.leader().await;
     }
 
-    /// The replica that leads, by the label that it gives itself.
+    /// The replica that leads.
     pub async fn leader(&self) -> String {
         self.until_leads(|_| true).await
     }
@@ -157,7 +157,23 @@ impl Release {
         self.until_leads(|name| name != than).await
     }
 
+    /// By the label that it gives itself; and the node is Ready and has its address.
     async fn until_leads(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let pod = self.until_labelled(wanted).await;
+        let address = pod.status.and_then(|status| status.pod_ip).expect("a ready Pod has an address");
+        let nodes = Api::<Node>::all(self.client.clone());
+        let serves = |node: Option<&Node>| {
+            let status = node.and_then(|node| node.status.as_ref());
+            let ready = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+            ready.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+                && status.and_then(|s| s.addresses.as_ref()).into_iter().flatten().any(|a| a.address == address)
+        };
+        let found = timeout(PATIENCE, await_condition(nodes, NODE, serves)).await;
+        found.unwrap_or_else(|_| panic!("the node is not at {address} in time")).expect("nodes can be watched");
+        pod.metadata.name.expect("it is named")
+    }
+
+    async fn until_labelled(&self, wanted: impl Fn(&str) -> bool) -> Pod {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         let labels = "app.kubernetes.io/name=pilotlight,pilotlight.dev/leader=true";
         let found = watcher(pods, watcher::Config::default().labels(labels)).default_backoff().applied_objects();
@@ -167,7 +183,7 @@ impl Release {
         };
         let mut found = pin!(found.try_filter(|pod| ready(fits(pod))));
         let pod = timeout(PATIENCE, found.try_next()).await.expect("a replica leads in time");
-        pod.expect("Pods can be watched").and_then(|pod| pod.metadata.name).expect("a watch does not end")
+        pod.expect("Pods can be watched").expect("a watch does not end")
     }
 
     /// What the release's account and the nodes that it is asked of the API server.
@@ -200,9 +216,16 @@ impl Release {
             "helm uninstall",
             command.args(["uninstall", "pilotlight", "--wait", "--timeout", "90s"]).output().expect("helm"),
         );
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let left = pods.list(&ListParams::default().labels("app.kubernetes.io/name=pilotlight")).await.expect("a list");
-        assert!(left.items.is_empty(), "{:?}", left.items);
+        // Its --wait is for the Deployment.
+        self.kubectl(&["wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=pilotlight", "--timeout=60s"]);
+        let list = |kinds: &str| self.kubectl(&["get", kinds, "-o", "name"]);
+        let of_ours = list("deployment,service,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget");
+        assert!(!of_ours.contains("pilotlight"), "{of_ours}");
+        // README of the manifests: these outlive it, so that another install finds what runs.
+        let kept = list("secret,configmap,lease");
+        for name in ["secret/pilotlight-agent-ca", "lease.coordination.k8s.io/pilotlight"] {
+            assert!(kept.contains(name), "{name} in {kept}");
+        }
     }
 
     /// Whatever one of the name has left, also the provider beside the cluster.

@@ -9,7 +9,7 @@ use crate::{model::InstanceId, retry::Backoff};
 use serde::Deserialize;
 use std::{
     fmt, fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddrV4},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -110,6 +110,11 @@ impl AgentConfig {
         };
         let Settings { provider, ca_pem, proof, state_dir, metadata_dir, address, .. } = settings;
         Ok(Self { instance, provider, ca_pem, proof, state_dir, metadata_dir, address })
+    }
+
+    /// Where the provider is, if that is told as an address: a Service's has no other form outside of the cluster.
+    pub(super) fn provider_address(&self) -> Option<SocketAddrV4> {
+        self.provider.strip_prefix("https://")?.trim_end_matches('/').parse().ok()
     }
 
     pub(super) fn imds(&self) -> Imds {

@@ -35,7 +35,7 @@ pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), A
         preparation: Box::new(Rules { rules: PodRules::new(), placed: None }),
         events,
         notices: standing,
-        services: Box::new(ServiceProxy::new()),
+        services: Box::new(ServiceProxy::new().apart_from(config.provider_address())),
     };
     tokio::select! {
         linked = link(config, rooms, cancel.clone()) => linked,

@@ -93,12 +93,20 @@ pub(super) struct Hub {
     state: Mutex<State>,
     services: Mutex<ServicesLog>,
     services_version: watch::Sender<Option<u64>>,
+    /// The newest session's number.
+    joined: watch::Sender<u64>,
     root: CancellationToken,
 }
 
 impl Hub {
     pub fn new(root: CancellationToken) -> Self {
-        Self { state: Mutex::default(), services: Mutex::default(), services_version: watch::Sender::new(None), root }
+        Self {
+            state: Mutex::default(),
+            services: Mutex::default(),
+            services_version: watch::Sender::new(None),
+            joined: watch::Sender::new(0),
+            root,
+        }
     }
 
     /// To one that is not connected nothing is sent.
@@ -134,6 +142,8 @@ impl Hub {
             older.cancel.cancel();
             older.ended
         });
+        drop(state);
+        self.joined.send_replace(number);
         Joined { predecessor, ..joined }
     }
 
@@ -154,6 +164,20 @@ impl Hub {
     /// What the instance's session says goes here; None when it isn't connected.
     pub fn outbound(&self, instance: &InstanceId) -> Option<Outbound> {
         lock(&self.state).slots.get(instance)?.live.as_ref().map(|live| live.outbound.clone())
+    }
+
+    /// The same, when it is connected: after a restart of ours the agents come back within seconds.
+    pub async fn until_outbound(&self, instance: &InstanceId) -> Outbound {
+        let mut joined = self.joined.subscribe();
+        loop {
+            if let Some(outbound) = self.outbound(instance) {
+                return outbound;
+            }
+            if joined.changed().await.is_err() {
+                // Only with the hub itself.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Cancelled when the instance is forgotten. None if it already is.

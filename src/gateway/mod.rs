@@ -59,7 +59,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tunnels::Tunnels;
 
-/// How long an agent has for taking up a tunnel.
+/// How long an agent has for taking up a tunnel, and for coming back before if it is not connected.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that the kernel may hold for us: all agents of a provider come back at once after it
 /// was restarted.
@@ -213,7 +213,13 @@ impl AgentLink for Gateway {
     ) -> Result<(TunnelHead, DuplexStream), TunnelError> {
         let deadline = Instant::now() + TUNNEL_TIMEOUT;
         let broken = |why: &str| TunnelError::Broken(instance.clone(), why.to_owned());
-        let session = self.shared.hub.outbound(instance).ok_or_else(|| TunnelError::NotConnected(instance.clone()))?;
+        let not_connected = || TunnelError::NotConnected(instance.clone());
+        let session = match request {
+            // Asked of every Pod at once, and again soon: one that is away keeps the others waiting for nothing.
+            TunnelRequest::Stats => self.shared.hub.outbound(instance),
+            _ => timeout_at(deadline, self.shared.hub.until_outbound(instance)).await.ok(),
+        };
+        let session = session.ok_or_else(not_connected)?;
         let mut pending = self.shared.tunnels.ask(instance)?;
         let request = serde_json::to_vec(&request).map_err(|error| broken(&error.to_string()))?;
         let open = Kind::OpenTunnel(OpenTunnel { id: pending.id.clone(), request: request.into() });
@@ -221,7 +227,7 @@ impl AgentLink for Gateway {
         timeout_at(deadline, session.send(Box::new(Ok(ProviderMessage { kind: Some(open) }))))
             .await
             .map_err(timed_out)?
-            .map_err(|_| TunnelError::NotConnected(instance.clone()))?;
+            .map_err(|_| not_connected())?;
         let session_ended = session.closed();
         tokio::select! {
             answer = timeout_at(deadline, &mut pending.answer) => {

@@ -548,6 +548,18 @@ async fn tunnels_that_nobody_reads_leave_the_session_alone() {
 }
 
 #[tokio::test]
+async fn a_tunnel_to_an_agent_that_is_about_to_come_back_waits_for_it() {
+    let provider = Provider::start();
+    let instance = InstanceId::new("i-1");
+    let error = provider.gateway.open_tunnel(&instance, TunnelRequest::Stats).await.unwrap_err();
+    assert!(matches!(error, TunnelError::NotConnected(_)), "who asks all of them does not wait: {error}");
+    let exec = TunnelRequest::Exec { container: "app".into(), command: vec![], streams: Streams::default() };
+    let opened = provider.gateway.open_tunnel(&instance, exec);
+    let (opened, _agent) = tokio::join!(opened, Agent::start(provider.config("i-1")));
+    opened.expect("it is opened when the agent is there");
+}
+
+#[tokio::test]
 async fn a_forgotten_instance_loses_its_session_and_its_tunnels() {
     let mut provider = Provider::start();
     let agent = Agent::start(provider.config("i-1")).await;

@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use frontends::{Change, Frontends};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     time::{Duration, Instant},
 };
 use tools::Tools;
@@ -64,6 +64,8 @@ pub struct ServiceProxy {
     tools: Tools,
     state: ServicesState,
     frontends: Frontends,
+    /// Where the agent dials: what the machine sends there is left alone ([`render`]).
+    provider: Option<SocketAddrV4>,
     /// Emptied chains and sets, and since when.
     stale: BTreeMap<render::Name, Instant>,
 }
@@ -86,8 +88,14 @@ impl ServiceProxy {
             tools: Tools::new(prefix),
             state: ServicesState::default(),
             frontends: Frontends::default(),
+            provider: None,
             stale: BTreeMap::new(),
         }
+    }
+
+    /// For an agent that dials this address.
+    pub fn apart_from(self, provider: Option<SocketAddrV4>) -> Self {
+        Self { provider, ..self }
     }
 
     /// The version of the Services in place; 0 before the first update: ask for everything.
@@ -139,7 +147,7 @@ impl ServiceProxy {
         let old = std::mem::take(&mut self.frontends);
         let frontends = Frontends::of(state.ports().values());
         self.stale.clear();
-        self.tools.nft("write all Services", &render::whole(&frontends)).await?;
+        self.tools.nft("write all Services", &render::whole(&frontends, self.provider)).await?;
         let changes = old.towards(&frontends);
         self.frontends = frontends;
         self.state = state;

@@ -10,6 +10,9 @@
 //!  input, forward, output ──> still addressed to one of the cluster-ips: reject
 //! ```
 //!
+//! Where the agent reaches its provider by a Service's address, what the machine sends there passes by all this: the
+//! endpoints are known from the provider, so those of one that is gone would lead to nobody for ever.
+//!
 //! A Service without endpoints has its address among the cluster-ips but no element in the map: so it is
 //! refused at once, as is a port that no Service has.
 //!
@@ -21,7 +24,7 @@ use crate::model::{PortSpec, Protocol};
 use std::{
     collections::BTreeSet,
     fmt::Write,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 const TABLE: &str = "ip pilotlight";
@@ -40,8 +43,8 @@ pub enum Name {
     Set(String),
 }
 
-/// Replaces everything there was, at one stroke.
-pub fn whole(frontends: &Frontends) -> String {
+/// Replaces everything there was, at one stroke. `provider`: where the agent dials.
+pub fn whole(frontends: &Frontends, provider: Option<SocketAddrV4>) -> String {
     let mut out = format!(
         "add table {TABLE}
 delete table {TABLE}
@@ -55,15 +58,25 @@ add rule {TABLE} refuse ip daddr @cluster-ips reject
 add chain {TABLE} prerouting {{ type nat hook prerouting priority -100; policy accept; }}
 add rule {TABLE} prerouting jump services
 add chain {TABLE} output {{ type nat hook output priority -100; policy accept; }}
-add rule {TABLE} output jump services
 "
     );
+    let pass_by = |out: &mut String, chain: &str| {
+        if let Some(provider) = provider {
+            let (ip, port) = (provider.ip(), provider.port());
+            line(out, format_args!("add rule {TABLE} {chain} ip daddr {ip} tcp dport {port} accept"));
+        }
+    };
+    pass_by(&mut out, "output");
+    line(&mut out, format_args!("add rule {TABLE} output jump services"));
     for hook in ["input", "forward", "output"] {
         let chain = format!("filter-{hook}");
         line(
             &mut out,
             format_args!("add chain {TABLE} {chain} {{ type filter hook {hook} priority 0; policy accept; }}"),
         );
+        if hook == "output" {
+            pass_by(&mut out, &chain);
+        }
         line(&mut out, format_args!("add rule {TABLE} {chain} ct state new jump refuse"));
     }
     let mut ips = BTreeSet::new();

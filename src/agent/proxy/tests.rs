@@ -114,7 +114,7 @@ proptest! {
     fn increments_lead_to_the_rules_that_writing_everything_would(sets in vec(vec(any_port(), 0..6), 1..6)) {
         let mut frontends = Frontends::default();
         let mut kernel = Kernel::default();
-        prop_assert_eq!(kernel.run(&render::whole(&frontends)), Ok(()));
+        prop_assert_eq!(kernel.run(&render::whole(&frontends, None)), Ok(()));
         let mut present = BTreeMap::new();
         let mut stale = BTreeSet::new();
         for set in sets {
@@ -131,7 +131,7 @@ proptest! {
                 }
             }
             let mut whole = Kernel::default();
-            prop_assert_eq!(whole.run(&render::whole(&Frontends::of(next.values()))), Ok(()));
+            prop_assert_eq!(whole.run(&render::whole(&Frontends::of(next.values()), None)), Ok(()));
             prop_assert_eq!(kernel.clone().live(), whole.clone());
             prop_assert_eq!(&frontends, &Frontends::of(next.values()));
             let mut swept = kernel.clone();
@@ -158,7 +158,7 @@ fn an_increment_touches_only_what_changed() {
 
 #[test]
 fn traffic_is_spread_over_the_endpoints_at_random() {
-    let script = render::whole(&Frontends::of(&[port("web", 7, 80, &[1, 2])]));
+    let script = render::whole(&Frontends::of(&[port("web", 7, 80, &[1, 2])]), None);
     let spread =
         "meta l4proto tcp dnat ip addr . port to numgen random mod 2 map { 0 : 10.0.0.1 . 8080, 1 : 10.0.0.2 . 8080 }";
     assert!(script.contains(spread), "{script}");
@@ -167,15 +167,28 @@ fn traffic_is_spread_over_the_endpoints_at_random() {
 
 #[test]
 fn a_service_without_endpoints_has_an_address_that_is_refused() {
-    let script = render::whole(&Frontends::of(&[port("web", 7, 80, &[])]));
+    let script = render::whole(&Frontends::of(&[port("web", 7, 80, &[])]), None);
     assert!(script.contains("add element ip pilotlight cluster-ips { 10.96.0.7 }"), "{script}");
     assert!(!script.contains("add element ip pilotlight service-ips"), "{script}");
 }
 
 #[test]
+fn what_the_machine_sends_to_the_provider_is_not_led_to_endpoints_that_the_provider_told() {
+    let provider = "10.96.0.7:10255".parse().unwrap();
+    let script = render::whole(&Frontends::of(&[port("agents", 7, 10255, &[1])]), Some(provider));
+    let place = |rule: &str| script.find(rule).unwrap_or_else(|| panic!("no {rule:?} in {script}"));
+    let passes = "ip daddr 10.96.0.7 tcp dport 10255 accept";
+    for (chain, then) in [("output", "jump services"), ("filter-output", "ct state new jump refuse")] {
+        let rule = |words: &str| place(&format!("add rule ip pilotlight {chain} {words}\n"));
+        assert!(rule(passes) < rule(then));
+    }
+    assert_eq!(script.matches(passes).count(), 2, "the Pod's own way there is as to any Service");
+}
+
+#[test]
 fn names_from_outside_cannot_break_out_of_a_comment() {
     let evil = ServicePort { port_name: "x\"; flush ruleset #".into(), ..port("web", 7, 80, &[1]) };
-    assert!(render::whole(&Frontends::of(&[evil])).contains("comment \"shop/web:xflushruleset\"\n"));
+    assert!(render::whole(&Frontends::of(&[evil]), None).contains("comment \"shop/web:xflushruleset\"\n"));
 }
 
 #[test]
