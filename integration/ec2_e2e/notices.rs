@@ -1,7 +1,7 @@
 //! What EC2 announces of an instance: by its metadata service, read by the agent there; by EventBridge, read of a queue by
 //! the provider.
 
-use super::standin::{announce, instances, metrics, put_event, until, until_nothing_is_left};
+use super::standin::{announce, ended_by, instances, interrupt, metrics, put_event, until, until_nothing_is_left};
 use super::support::*;
 use super::{alone, of_class};
 use jiff::{SignedDuration, Timestamp};
@@ -109,6 +109,82 @@ async fn what_ec2_announces_to_an_instance_moves_its_pod_to_another_first_and_en
         pod = moves(&space, pod, event).await;
     }
     ended(&space, &name).await;
+}
+
+/// Not on two instances at once, and of nobody who would make it anew.
+fn alone_in_the_world(name: &str, script: &str, grace: u32) -> Value {
+    let annotations = json!({ "pilotlight.dev/use-class": "spot", "pilotlight.dev/movable": "false" });
+    let spec = with(spec(&[shell(script)]), json!({ "terminationGracePeriodSeconds": grace }));
+    with(pod(name, spec), json!({ "metadata": { "annotations": annotations } }))
+}
+
+#[tokio::test]
+async fn when_ec2_takes_a_spot_instance_back_its_pod_has_been_moved_or_stopped_in_time_and_is_lost_at_the_latest_then()
+{
+    const TAKEN: &str = "Server.SpotInstanceTermination";
+    let _turn = alone().await;
+    let space = Space::new("ec2-taken").await;
+    let web = deployed(&space, "spot").await;
+    // One that says goodbye within its grace period, and one that hears nothing and has an hour for it.
+    let polite = "trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let deaf = "trap '' TERM; echo up; while :; do sleep 0.1; done";
+    space.apply(&alone_in_the_world("polite", polite, 5)).await;
+    space.apply(&alone_in_the_world("deaf", deaf, 3600)).await;
+    let mut backing = Vec::new();
+    for name in [web.as_str(), "polite", "deaf"] {
+        backing.push(annotation(&space.until_running(name).await, "instance-id"));
+    }
+    for name in ["polite", "deaf"] {
+        space.until_log(name, &[], |text| text == "up").await;
+    }
+    let mut goodbye = space.session(&["logs", "--follow", "polite"]);
+    let before = space.until_running(&web).await;
+    for instance in &backing {
+        interrupt(instance, 40);
+    }
+    let [of_web, of_polite, of_deaf] = backing.try_into().expect("three");
+
+    let moved = |pod: &Pod| annotation(pod, "instance-id") != of_web && condition(pod, "Ready");
+    let after = space.until_pod(&web, "is on another instance", moved).await;
+    assert_eq!(after.metadata.uid, before.metadata.uid, "it is the same Pod");
+
+    // Asked in time, and heard to the end.
+    goodbye.line(|line| line == "goodbye").await;
+    let in_order = |pod: &Pod| {
+        let reason = pod.status.as_ref().and_then(|status| status.reason.as_deref());
+        let end = super::support::ended(pod, "main");
+        phase(pod) == "Failed" && reason == Some("InstanceInterrupted") && end == Some((0, "Completed".to_owned()))
+    };
+    space.until_pod("polite", "has stopped in order", in_order).await;
+    assert_ne!(ended_by(&of_polite).as_deref(), Some(TAKEN), "it was given back before");
+
+    let lost = space.until_phase("deaf", "Failed").await.status.expect("it has one");
+    assert_eq!(lost.reason.as_deref(), Some("InstanceInterrupted"));
+    assert_eq!(ended_by(&of_deaf), None, "it has until the end");
+    until("EC2 has taken it", || ended_by(&of_deaf).as_deref() == Some(TAKEN)).await;
+    let over = |pod: &Pod| super::support::ended(pod, "main").is_some();
+    assert_ne!(
+        super::support::ended(&space.until_pod("deaf", "is over", over).await, "main").map(|(code, _)| code),
+        Some(0)
+    );
+    for name in ["polite", "deaf"] {
+        delete(&space.api::<Pod>(), name, None).await;
+        space.until_gone(name).await;
+    }
+
+    // Without a word before it: another Pod is made in the place of this one.
+    let taken = annotation(&after, "instance-id");
+    interrupt(&taken, 0);
+    let over = |pod: Option<&Pod>| pod.is_none_or(|pod| phase(pod) == "Failed");
+    space.until::<Pod>(&web, "is lost", over).await;
+    assert_eq!(ended_by(&taken).as_deref(), Some(TAKEN));
+    let available = |d: Option<&Deployment>| d.and_then(|d| d.status.as_ref()?.available_replicas) == Some(1);
+    space.until::<Deployment>("web", "is available again", available).await;
+    let pods = space.pods_of("web").await;
+    let another = pods.iter().find(|pod| phase(pod) == "Running").and_then(|pod| pod.metadata.name.clone());
+    let another = another.expect("one runs");
+    assert_ne!(another, web);
+    ended(&space, &another).await;
 }
 
 #[tokio::test]

@@ -90,6 +90,18 @@ pub fn announce(instance: &str, told: &str) {
     curl(&["-X", "PUT", "--data-raw", told], &format!("instances/{instance}/metadata"));
 }
 
+/// EC2 takes a spot instance back: its metadata service says so at once, and after these seconds it is ended.
+pub fn interrupt(instance: &str, seconds: u32) {
+    curl(&["-X", "POST"], &format!("instances/{instance}/interrupt?seconds={seconds}"));
+}
+
+/// Why it is ended, as EC2's StateReason says; none if it is not.
+pub fn ended_by(instance: &str) -> Option<String> {
+    let all = get("instances");
+    let found = all.as_array().expect("a list").iter().find(|one| one["id"] == instance);
+    found.unwrap_or_else(|| panic!("no {instance} in {all}"))["ended"].as_str().map(str::to_owned)
+}
+
 /// What EventBridge puts into the cluster's queue.
 pub fn put_event(event: &str) {
     curl(&["-X", "POST", "--data-raw", event], "queue");

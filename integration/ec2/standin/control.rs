@@ -128,6 +128,7 @@ async fn instances(State(world): State<Arc<World>>) -> Json<Vec<Value>> {
         json!({
             "id": i.id, "state": i.state(&state.script, now()).name(), "pool": i.pool.to_string(), "subnet": i.subnet,
             "address": i.address, "secondary": i.secondary, "machine": format!("{:?}", i.machine),
+            "ended": i.stopping.as_ref().map(|stopping| stopping.code),
         })
     };
     Json(state.instances.0.values().map(show).collect())
