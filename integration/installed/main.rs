@@ -114,16 +114,29 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
     space.until_pod("two-0", "is another one", another).await;
     assert_ne!(serves(&space, "two-0").await, annotation(&evicted, "instance-id"));
 
+    // The policy is edited where it is: a broken edit is told and not taken, a good one is, without a restart.
+    release.write_policy("defaults:\n  maxHourlyprice: 1\n");
+    let told = release.until_node_event("ConfigurationInvalid").await;
+    for part in ["cost-policy.yaml", "line 2", "maxHourlyprice", "the last good one stays"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    space.apply(&of_class("old-terms", "flexible")).await;
+    assert_eq!(annotation(&space.until_running("old-terms").await, "class"), "flexible");
+    release.add_class("plain");
+    release.until_node_event("ConfigurationReloaded").await;
+    space.apply(&of_class("new-terms", "plain")).await;
+    assert_eq!(annotation(&space.until_running("new-terms").await, "class"), "plain");
+
     release.rolled_out(&release::by_pod_identity()).await;
     space.apply(&of_class("four", "none")).await;
     serves(&space, "four").await;
     assert!(called_by("pod-identity") > 0 && called_by("keys") == release.keys_before, "it calls as its role");
 
     space.kubectl(&["delete", "statefulset", "two"]).await;
-    for name in ["one", "three", "four"] {
+    for name in ["one", "three", "four", "old-terms", "new-terms"] {
         delete(&space.api::<Pod>(), name, None).await;
     }
-    for name in ["one", "two-0", "three", "four"] {
+    for name in ["one", "two-0", "three", "four", "old-terms", "new-terms"] {
         space.until_gone(name).await;
     }
     until_nothing_is_left().await;

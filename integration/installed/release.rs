@@ -6,7 +6,7 @@ use crate::{
     support::{kubectl::program, *},
 };
 use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::{
     Api,
     runtime::{WatchStreamExt, wait::await_condition, watcher},
@@ -33,6 +33,7 @@ pub struct Release {
     pub keys_before: u64,
     /// How much of the audit log was there before.
     audited: u64,
+    since: jiff::Timestamp,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +114,7 @@ impl Release {
             values: values(cluster, &repository, &tag),
             keys_before: called_by("keys"),
             audited,
+            since: jiff::Timestamp::now(),
         };
         release.clear();
         release.helm("install");
@@ -146,6 +148,32 @@ impl Release {
         self.kubectl(&["patch", "deployment", "pilotlight", "--type=json", "--patch", &patch.to_string()]);
         self.kubectl(&["rollout", "status", "deployment/pilotlight", "--timeout=90s"]);
         self.leader().await;
+    }
+
+    /// As `kubectl edit configmap` would.
+    pub fn write_policy(&self, text: &str) {
+        let patch = json!({ "data": { "cost-policy.yaml": text } });
+        self.kubectl(&["patch", "configmap", "pilotlight-config", "--type=merge", "--patch", &patch.to_string()]);
+    }
+
+    /// To what the policy was installed with, by an annotation of this word.
+    pub fn add_class(&self, name: &str) {
+        let mut policy = self.values["costPolicy"].clone();
+        let matching = json!({ "annotations": { "pilotlight.dev/use-class": name } });
+        let class = json!({ "name": name, "weight": 30, "match": matching });
+        policy["classes"].as_array_mut().expect("it has classes").push(class);
+        self.write_policy(&policy.to_string());
+    }
+
+    /// The message of the first such event on the node since it was installed.
+    pub async fn until_node_event(&self, reason: &str) -> String {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let fields = format!("involvedObject.kind=Node,involvedObject.name={NODE},reason={reason}");
+        let found = watcher(events, watcher::Config::default().fields(&fields)).default_backoff().applied_objects();
+        let since = |event: &Event| event.last_timestamp.as_ref().is_some_and(|time| time.0 >= self.since);
+        let mut found = pin!(found.try_filter(|event| ready(since(event))));
+        let event = timeout(PATIENCE, found.try_next()).await.unwrap_or_else(|_| panic!("no {reason} in time"));
+        event.expect("events can be watched").and_then(|event| event.message).expect("it says something")
     }
 
     /// The replica that leads.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   raw        RunInstances for 100 at a time and nothing else      the floor: calls, moto, delays, boots
-//!   batched    Pods, the scheduler, the provider as it is shipped   launches gathered, 100 a call
+//!   batched    Pods, the scheduler, the provider                    launches gathered, 100 a call
 //!   unbatched  the same with a call for each Pod                    what EC2's limits make of that
+//!   shipped    batched, with the whole catalog, refreshed, and log  what all that takes besides
 //! ```
 //!
 //! A launch call takes 1.5 s, an instance is pending for 5 s and boots within 10 to 14 s, drawn; then its simulated
@@ -69,18 +70,21 @@ async fn run(args: Args) -> Result<()> {
     let mut report = Report::new(&args);
 
     println!("raw: {} instances", args.pods);
-    report.raw = Some(raw::measure(&standin, args.pods).await?);
+    report.raw = Some(raw::measure(&standin, &args.cluster, args.pods).await?);
     report.write(&args.out)?;
 
-    for (name, pods, launches) in [
-        ("batched", args.pods, json!({})),
-        ("unbatched", args.unbatched, json!({"idle": "0s", "longest": "0s", "perCall": 1})),
+    for (name, pods, own) in [
+        ("batched", args.pods, bare(&json!({}))),
+        ("unbatched", args.unbatched, bare(&json!({"idle": "0s", "longest": "0s", "perCall": 1}))),
+        // The whole catalog, refreshed from EC2, and a line of log for each launch and each Pod's end.
+        ("shipped", args.pods, json!({"catalog": args.repository.join("provider-config/catalog-ec2.yaml")})),
     ] {
         println!("{name}: {pods} Pods");
-        provider(&args, "up", &settings(&args, pods, &launches))?;
+        let log = if name == "shipped" { "info" } else { "warn" };
+        provider(&args, "up", &settings(&args, pods, &own), log)?;
         let burst = burst::Burst { api: &api, standin: &standin, state: &args.state, name, pods };
         let measured = burst.measure().await;
-        provider(&args, "down", &Value::Null)?;
+        provider(&args, "down", &Value::Null, log)?;
         report.bursts.push(measured.with_context(|| format!("the {name} burst"))?);
         report.write(&args.out)?;
     }
@@ -89,21 +93,27 @@ async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What of provider.yaml is other than scripts/provider has it.
-fn settings(args: &Args, pods: usize, launches: &Value) -> Value {
-    json!({
+/// What of provider.yaml is other than scripts/provider has it, and what this burst has for itself.
+fn settings(args: &Args, pods: usize, own: &Value) -> Value {
+    let mut settings = json!({
         "limits": {"cpu": "2000", "memory": "8Ti", "pods": pods + 10},
         "costPolicy": args.repository.join("integration/bench/launch/cost-policy.yaml"),
-        // What EC2 sells is asked for every few hours; moto's lists of types would be in the way of its launches.
-        "cloud": {"ec2": {"launches": launches, "refresh": {"types": "off", "priceList": "off", "spotPrices": "off"}}},
-    })
+    });
+    for (key, value) in own.as_object().into_iter().flatten() {
+        settings[key] = value.clone();
+    }
+    settings
 }
 
-fn provider(args: &Args, action: &str, settings: &Value) -> Result<()> {
+/// What EC2 sells is asked for every few hours; moto's lists of types would be in the way of its launches.
+fn bare(launches: &Value) -> Value {
+    json!({"cloud": {"ec2": {"launches": launches, "refresh": {"types": "off", "priceList": "off", "spotPrices": "off"}}}})
+}
+
+fn provider(args: &Args, action: &str, settings: &Value, log: &str) -> Result<()> {
     let mut command = Command::new(args.repository.join("scripts/provider"));
     command.args([action, "--name", &args.cluster, "--ec2"]).env("EC2_SETTINGS", settings.to_string());
-    // Its log is a line for every launch and for every Pod's end otherwise.
-    command.env("PILOTLIGHT_LOG", "warn");
+    command.env("PILOTLIGHT_LOG", log);
     if args.release {
         command.arg("--release");
     }

@@ -18,18 +18,24 @@ pub struct Raw {
     pub calls: Calls,
 }
 
-pub async fn measure(standin: &StandIn, instances: usize) -> Result<Raw> {
+pub async fn measure(standin: &StandIn, cluster: &str, instances: usize) -> Result<Raw> {
     standin.begin().await?;
     let facts = standin.facts().await?;
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned).context("facts of the stand-in");
     let (subnet, image) = (text(&facts["subnets"]["us-east-1a"])?, text(&facts["image"])?);
+    // Without the cluster's tag the policy would not allow them.
+    let tagged = |(n, kind): (usize, &str)| {
+        let tag = format!("Tag.1.Key=pilotlight.dev/cluster&TagSpecification.{n}.Tag.1.Value={cluster}");
+        format!("&TagSpecification.{n}.ResourceType={kind}&TagSpecification.{n}.{tag}")
+    };
+    let tags: String = [(1, "instance"), (2, "network-interface"), (3, "volume")].into_iter().map(tagged).collect();
     let began = Instant::now();
     let calls = (0..instances).step_by(A_CALL).map(|from| {
         let count = A_CALL.min(instances - from);
         let request = format!(
             "Action=RunInstances&InstanceType=c6i.large&ImageId={image}&MinCount={count}&MaxCount={count}\
              &NetworkInterface.1.DeviceIndex=0&NetworkInterface.1.SubnetId={subnet}\
-             &NetworkInterface.1.SecondaryPrivateIpAddressCount=1"
+             &NetworkInterface.1.SecondaryPrivateIpAddressCount=1{tags}"
         );
         async move { standin.api(&request).await }
     });
