@@ -214,6 +214,13 @@ async fn another_replica_takes_over_from_a_killed_a_stopped_and_a_robbed_leader(
     space.apply(&pod("steady", spec(&[counter()]))).await;
     let before = space.until_running("steady").await;
 
+    // What is edited while it waits holds when it leads.
+    let file = pair.dir.join("b.yaml");
+    let text = fs::read_to_string(&file).expect("it was written");
+    let edited = text.replacen("pods: 110", "pods: 111", 1);
+    assert_ne!(edited, text);
+    fs::write(&file, edited).expect("written");
+
     // kill -9: the other leads within leaseDuration, and finds everything.
     let killed = Instant::now();
     kill(a.pid(), Signal::SIGKILL).expect("it can be killed");
@@ -225,6 +232,13 @@ async fn another_replica_takes_over_from_a_killed_a_stopped_and_a_robbed_leader(
     b.until_leads().await;
     counts_on(&space, "steady", &before).await;
     assert!(node_is_ready(&space).await, "the node stayed Ready");
+    let capacity = |node: Option<&Node>| {
+        let pods = node.and_then(|node| node.status.as_ref()?.capacity.as_ref()?.get("pods").map(|q| q.0.clone()));
+        pods.as_deref() == Some("111")
+    };
+    let nodes = Api::<Node>::all(space.client.clone());
+    let told = timeout(PATIENCE, await_condition(nodes, "pilotlight-local-a", capacity)).await;
+    told.expect("the edit holds").expect("nodes can be watched");
 
     // SIGTERM: handed over, nobody waits for the duration.
     let mut a = pair.start("a", 10281);

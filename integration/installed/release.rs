@@ -5,7 +5,7 @@ use crate::{
     standin::called_by,
     support::{kubectl::program, *},
 };
-use futures::TryStreamExt;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::{
     Api,
@@ -33,7 +33,6 @@ pub struct Release {
     pub keys_before: u64,
     /// How much of the audit log was there before.
     audited: u64,
-    since: jiff::Timestamp,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,16 +105,12 @@ impl Release {
     pub async fn install(space: &Space) -> Self {
         let cluster = space.cluster;
         let audited = fs::metadata(cluster.state.join("audit.log")).map_or(0, |file| file.len());
-        beside(&["down"]);
+        // Before the provider beside the cluster is ended: whatever fails later starts it again.
         let (repository, tag) = pushed::image(cluster);
-        let mut release = Self {
-            cluster,
-            client: space.client.clone(),
-            values: values(cluster, &repository, &tag),
-            keys_before: called_by("keys"),
-            audited,
-            since: jiff::Timestamp::now(),
-        };
+        let values = values(cluster, &repository, &tag);
+        beside(&["down"]);
+        let client = space.client.clone();
+        let mut release = Self { cluster, client, values, keys_before: called_by("keys"), audited };
         release.clear();
         release.helm("install");
         // As with a load balancer's name: it is known when the Service is there.
@@ -150,30 +145,33 @@ impl Release {
         self.leader().await;
     }
 
-    /// As `kubectl edit configmap` would.
-    pub fn write_policy(&self, text: &str) {
+    /// As `kubectl edit configmap` would. Waits until the node is told of it, by an event of this reason: its message.
+    pub async fn edit_policy(&self, text: &str, reason: &str) -> String {
+        // Events have whole seconds.
+        let since = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).expect("a time");
         let patch = json!({ "data": { "cost-policy.yaml": text } });
         self.kubectl(&["patch", "configmap", "pilotlight-config", "--type=merge", "--patch", &patch.to_string()]);
+        self.until_node_event(reason, since).await
     }
 
     /// To what the policy was installed with, by an annotation of this word.
-    pub fn add_class(&self, name: &str) {
+    pub async fn add_class(&self, name: &str) {
         let mut policy = self.values["costPolicy"].clone();
         let matching = json!({ "annotations": { "pilotlight.dev/use-class": name } });
         let class = json!({ "name": name, "weight": 30, "match": matching });
         policy["classes"].as_array_mut().expect("it has classes").push(class);
-        self.write_policy(&policy.to_string());
+        self.edit_policy(&policy.to_string(), "ConfigurationReloaded").await;
     }
 
-    /// The message of the first such event on the node since it was installed.
-    pub async fn until_node_event(&self, reason: &str) -> String {
+    async fn until_node_event(&self, reason: &str, since: jiff::Timestamp) -> String {
         let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
         let fields = format!("involvedObject.kind=Node,involvedObject.name={NODE},reason={reason}");
         let found = watcher(events, watcher::Config::default().fields(&fields)).default_backoff().applied_objects();
-        let since = |event: &Event| event.last_timestamp.as_ref().is_some_and(|time| time.0 >= self.since);
-        let mut found = pin!(found.try_filter(|event| ready(since(event))));
-        let event = timeout(PATIENCE, found.try_next()).await.unwrap_or_else(|_| panic!("no {reason} in time"));
-        event.expect("events can be watched").and_then(|event| event.message).expect("it says something")
+        let new = |event: &Event| event.last_timestamp.as_ref().is_some_and(|time| time.0 >= since);
+        // A watch that breaks is begun anew.
+        let mut found = pin!(found.filter_map(|event| ready(event.ok().filter(new))));
+        let event = timeout(PATIENCE, found.next()).await.unwrap_or_else(|_| panic!("no {reason} in time"));
+        event.and_then(|event| event.message).expect("it says something")
     }
 
     /// The replica that leads.
@@ -209,9 +207,19 @@ impl Release {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             pod.metadata.deletion_timestamp.is_none() && condition(pod, "Ready") && wanted(name)
         };
-        let mut found = pin!(found.try_filter(|pod| ready(fits(pod))));
-        let pod = timeout(PATIENCE, found.try_next()).await.expect("a replica leads in time");
-        pod.expect("Pods can be watched").expect("a watch does not end")
+        let mut found = pin!(found.filter_map(|pod| ready(pod.ok().filter(fits))));
+        let pod = timeout(PATIENCE, found.next()).await.expect("a replica leads in time");
+        pod.expect("a watch does not end")
+    }
+
+    /// Rights that were never given. (The Node authorizer learns of a binding a moment after it: what is refused then, and
+    /// given later, is none of them.)
+    pub fn refused(&self) -> Vec<(String, String)> {
+        let asked = self.asked();
+        let given =
+            |one: &Asked| asked.iter().any(|a| (&a.verb, &a.resource) == (&one.verb, &one.resource) && a.code < 300);
+        let refused = asked.iter().filter(|one| one.code == 403 && !given(one));
+        refused.map(|one| (one.verb.clone(), one.resource.clone())).collect()
     }
 
     /// What the release's account and the nodes that it is asked of the API server.
@@ -247,13 +255,21 @@ impl Release {
         // Its --wait is for the Deployment.
         self.kubectl(&["wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=pilotlight", "--timeout=60s"]);
         let list = |kinds: &str| self.kubectl(&["get", kinds, "-o", "name"]);
-        let of_ours = list("deployment,service,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget");
+        let of_ours = list(
+            "deployment,service,serviceaccount,role,rolebinding,networkpolicy,poddisruptionbudget,clusterrole,clusterrolebinding",
+        );
         assert!(!of_ours.contains("pilotlight"), "{of_ours}");
         // README of the manifests: these outlive it, so that another install finds what runs.
-        let kept = list("secret,configmap,lease");
-        for name in ["secret/pilotlight-agent-ca", "lease.coordination.k8s.io/pilotlight"] {
-            assert!(kept.contains(name), "{name} in {kept}");
-        }
+        let kept = list("secret,configmap,lease,node");
+        let mut kept: Vec<&str> = kept.lines().filter(|line| line.contains("/pilotlight")).collect();
+        kept.sort_unstable();
+        let wanted = [
+            "configmap/pilotlight-claims",
+            "lease.coordination.k8s.io/pilotlight",
+            "node/pilotlight-us-east-1a",
+            "secret/pilotlight-agent-ca",
+        ];
+        assert_eq!(kept, wanted);
     }
 
     /// Whatever one of the name has left, also the provider beside the cluster.

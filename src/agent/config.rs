@@ -112,7 +112,7 @@ impl AgentConfig {
         Ok(Self { instance, provider, ca_pem, proof, state_dir, metadata_dir, address })
     }
 
-    /// Where the provider is, if that is told as an address: a Service's has no other form outside of the cluster.
+    /// Where the provider is, if that is told as an address. (Of a name it is not known here what it stands for.)
     pub(super) fn provider_address(&self) -> Option<SocketAddrV4> {
         self.provider.strip_prefix("https://")?.trim_end_matches('/').parse().ok()
     }

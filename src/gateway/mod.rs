@@ -52,15 +52,17 @@ use tokio::{
     io::DuplexStream,
     net::TcpSocket,
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use tunnels::Tunnels;
 
-/// How long an agent has for taking up a tunnel, and for coming back before if it is not connected.
+/// How long an agent has for taking up a tunnel.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(10);
+/// And for coming back before that, if it is not connected: its longest pause, a connection that is not made, and one that is.
+const COMING_BACK: Duration = Duration::from_secs(15);
 /// Connections that the kernel may hold for us: all agents of a provider come back at once after it
 /// was restarted.
 const BACKLOG: u32 = 1024;
@@ -211,15 +213,15 @@ impl AgentLink for Gateway {
         instance: &InstanceId,
         request: TunnelRequest,
     ) -> Result<(TunnelHead, DuplexStream), TunnelError> {
-        let deadline = Instant::now() + TUNNEL_TIMEOUT;
         let broken = |why: &str| TunnelError::Broken(instance.clone(), why.to_owned());
         let not_connected = || TunnelError::NotConnected(instance.clone());
         let session = match request {
             // Asked of every Pod at once, and again soon: one that is away keeps the others waiting for nothing.
             TunnelRequest::Stats => self.shared.hub.outbound(instance),
-            _ => timeout_at(deadline, self.shared.hub.until_outbound(instance)).await.ok(),
+            _ => timeout(COMING_BACK, self.shared.hub.until_outbound(instance)).await.ok(),
         };
         let session = session.ok_or_else(not_connected)?;
+        let deadline = Instant::now() + TUNNEL_TIMEOUT;
         let mut pending = self.shared.tunnels.ask(instance)?;
         let request = serde_json::to_vec(&request).map_err(|error| broken(&error.to_string()))?;
         let open = Kind::OpenTunnel(OpenTunnel { id: pending.id.clone(), request: request.into() });

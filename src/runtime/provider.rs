@@ -69,6 +69,7 @@ pub(super) struct Begun {
 /// until it leads, and hands over when everything has ended; if it loses the lease, the process ends there.
 pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     crate::gateway::install_crypto_provider();
+    let mut seen = reload::Seen::of(&config.files);
     let cancel = CancellationToken::new();
     let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     tasks.spawn(signals(cancel.clone()));
@@ -99,7 +100,8 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     };
     begun.metrics.set_leader(true);
     leads.send_replace(true);
-    let outcome = lead(&config, begun).await;
+    let config = seen.renew(config);
+    let outcome = lead(&config, seen, begun).await;
     if let Some(leadership) = leadership {
         leadership.hand_over().await;
     }
@@ -107,7 +109,7 @@ pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
 }
 
 /// Everything that only one replica may do. All of it has ended when this returns.
-async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
+async fn lead(config: &ProviderConfig, seen: reload::Seen, begun: Begun) -> anyhow::Result<()> {
     let Begun { mut tasks, cancel, metrics, problem, kube_config, provider } = begun;
     let pki = config.state_dir.join(&config.cluster).join("pki");
     let ca = tokio::select! {
@@ -184,8 +186,13 @@ async fn lead(config: &ProviderConfig, begun: Begun) -> anyhow::Result<()> {
     let (taken_up, reloads) = mpsc::channel(1);
     let files = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
     let (edited, files) = watch::channel(files);
-    let watch =
-        reload::Watch { config: config.clone(), clients: clients.clone(), metrics: metrics.clone(), files: edited };
+    let watch = reload::Watch {
+        config: config.clone(),
+        seen,
+        clients: clients.clone(),
+        metrics: metrics.clone(),
+        files: edited,
+    };
     spawn(&mut tasks, "the watch on the configuration", watch.run(cancel.clone()));
     let (note, prices) = watch::channel(node::PriceNote::default());
     let keeper = Keeper { files, asked, metrics: metrics.clone(), taken_up, buying: bought_by, note };

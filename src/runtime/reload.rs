@@ -32,49 +32,73 @@ use tokio_util::sync::CancellationToken;
 const POLL: Duration = Duration::from_secs(2);
 
 pub struct Watch {
-    /// As the provider was started with.
+    /// As the provider leads with.
     pub config: ProviderConfig,
+    /// What that was read from.
+    pub seen: Seen,
     pub clients: HashMap<NodeName, Client>,
     pub metrics: Metrics,
     pub files: watch::Sender<Files>,
 }
 
 /// Which files there are, and what they held when they were last read.
-struct Seen {
+pub struct Seen {
     files: Vec<PathBuf>,
     digests: Vec<Option<[u8; 32]>>,
 }
 
 impl Seen {
-    fn of(files: &[PathBuf]) -> Self {
+    pub fn of(files: &[PathBuf]) -> Self {
         Self { files: files.to_vec(), digests: digests(files) }
+    }
+
+    /// For one that was loaded long ago and is about to be used: as its files are now. If they are broken now it stays, and
+    /// the watch tells so at its first look.
+    pub fn renew(&mut self, config: ProviderConfig) -> ProviderConfig {
+        let now = digests(&self.files);
+        if now == self.digests {
+            return config;
+        }
+        match ProviderConfig::load(&config.files[0]) {
+            Ok(newer) => {
+                tracing::info!("the configuration was edited while this replica waited: it is taken as it is now");
+                *self = Self::of(&newer.files);
+                newer
+            }
+            Err(error) => {
+                tracing::error!(
+                    why = super::cli::chain(&error),
+                    "the configuration was broken while this replica waited"
+                );
+                config
+            }
+        }
     }
 }
 
 impl Watch {
-    pub async fn run(self, cancel: CancellationToken) {
-        let mut seen = Seen::of(&self.config.files);
+    pub async fn run(mut self, cancel: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(POLL) => {}
             }
-            self.look(&mut seen).await;
+            self.look().await;
         }
     }
 
-    async fn look(&self, seen: &mut Seen) {
-        let now = digests(&seen.files);
-        if now == seen.digests {
+    async fn look(&mut self) {
+        let now = digests(&self.seen.files);
+        if now == self.seen.digests {
             return;
         }
         match ProviderConfig::load(&self.config.files[0]) {
             Ok(config) => {
-                *seen = Seen::of(&config.files);
+                self.seen = Seen::of(&config.files);
                 self.take_up(config).await;
             }
             Err(error) => {
-                seen.digests = now;
+                self.seen.digests = now;
                 let why = super::cli::chain(&error);
                 self.metrics.reloaded(false);
                 tracing::error!(why, "the edited configuration is not taken up; the last good one stays");
@@ -140,6 +164,39 @@ mod tests {
         buying.policy.classes.last().and_then(|class| class.max_hourly).map(|cap| cap.to_string())
     }
 
+    /// As a replica that leads; None: the files have not been touched since.
+    fn watching(config: ProviderConfig, seen: Option<Seen>) -> (Watch, watch::Receiver<Files>) {
+        let first = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
+        let (files, taken) = watch::channel(first);
+        let seen = seen.unwrap_or_else(|| Seen::of(&config.files));
+        (Watch { config, seen, clients: HashMap::new(), metrics: Metrics::default(), files }, taken)
+    }
+
+    fn told(metrics: &Metrics, result: &str) -> u32 {
+        let line = format!("pilotlight_config_reloads_total{{result=\"{result}\"}} ");
+        metrics.text().lines().find_map(|text| text.strip_prefix(&line)?.parse::<u32>().ok()).unwrap_or(0)
+    }
+
+    #[tokio::test]
+    async fn who_waited_to_lead_begins_with_the_files_as_they_are_then_and_tells_of_broken_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = files(dir.path());
+        let policy = dir.path().join("cost-policy.yaml");
+        let write = |cap: &str| std::fs::write(&policy, format!("defaults: {{maxHourlyPrice: {cap}}}\n")).unwrap();
+        write("0.1");
+        let config = ProviderConfig::load(&file).unwrap();
+        let mut seen = Seen::of(&config.files);
+        write("0.2");
+        let config = seen.renew(config);
+        assert_eq!(cap(&config.buying).as_deref(), Some("0.2"));
+        write("cheap");
+        let config = seen.renew(config);
+        assert_eq!(cap(&config.buying).as_deref(), Some("0.2"), "the last good one");
+        let (mut watch, _taken) = watching(config, Some(seen));
+        watch.look().await;
+        assert_eq!(told(&watch.metrics, "refused"), 1);
+    }
+
     #[tokio::test]
     async fn a_bad_edit_keeps_the_last_good_one_and_a_mended_one_is_taken_up() {
         let dir = tempfile::tempdir().unwrap();
@@ -149,33 +206,27 @@ mod tests {
         write("0.1");
         let config = ProviderConfig::load(&file).unwrap();
         assert_eq!(cap(&config.buying).as_deref(), Some("0.1"));
-        let first = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
-        let (sender, mut taken) = watch::channel(first);
-        let metrics = Metrics::default();
-        let told = |result: &str| {
-            let line = format!("pilotlight_config_reloads_total{{result=\"{result}\"}} ");
-            metrics.text().lines().find_map(|text| text.strip_prefix(&line)?.parse::<u32>().ok()).unwrap_or(0)
-        };
-        let watch = Watch { config, clients: HashMap::new(), metrics: metrics.clone(), files: sender };
-        let mut seen = Seen::of(&watch.config.files);
-        watch.look(&mut seen).await;
+        let (mut watch, mut taken) = watching(config, None);
+        let metrics = watch.metrics.clone();
+        let told = |result: &str| told(&metrics, result);
+        watch.look().await;
         assert_eq!((told("refused"), told("taken-up")), (0, 0), "nothing was edited");
 
         write("cheap");
-        watch.look(&mut seen).await;
-        watch.look(&mut seen).await;
+        watch.look().await;
+        watch.look().await;
         assert_eq!((told("refused"), told("taken-up")), (1, 0), "it is refused, and once");
         assert!(!taken.has_changed().unwrap());
         assert_eq!(cap(&taken.borrow().buying).as_deref(), Some("0.1"), "the last good one");
 
         write("0.2");
-        watch.look(&mut seen).await;
+        watch.look().await;
         assert_eq!((told("refused"), told("taken-up")), (1, 1));
         assert_eq!(cap(&taken.borrow_and_update().buying).as_deref(), Some("0.2"));
 
         // A file that is away for a moment is a bad edit too.
         std::fs::remove_file(&policy).unwrap();
-        watch.look(&mut seen).await;
+        watch.look().await;
         assert_eq!((told("refused"), taken.has_changed().unwrap()), (2, false));
     }
 }

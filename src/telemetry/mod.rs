@@ -157,6 +157,10 @@ impl Default for Metrics {
         registry.register("pod_bound_seconds", "From a Pod's creation to an instance of its own", pod_bound.clone());
         let money = Money::new(&mut registry);
         let reloads = Family::<Reloading, Counter>::default();
+        // From the start: of a series that begins with its first count nothing increases.
+        for result in ["taken-up", "refused"] {
+            drop(reloads.get_or_create(&Reloading { result: result.to_owned() }));
+        }
         registry.register(
             "config_reloads",
             "Edits of the configuration, by whether they were taken up",

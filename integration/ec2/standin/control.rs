@@ -166,9 +166,12 @@ async fn interrupt(
         if !state.instances.0.contains_key(&id) {
             return Err(no_such(&id));
         }
-        let time = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let told = state.metadata.told.entry(id.clone()).or_default();
-        told.spot_action = Some(json!({"action": "terminate", "time": time}));
+        // At once is without a word before it.
+        if seconds > 0 {
+            let time = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let told = state.metadata.told.entry(id.clone()).or_default();
+            told.spot_action = Some(json!({"action": "terminate", "time": time}));
+        }
     }
     let world = Arc::downgrade(&world);
     tokio::spawn(async move {

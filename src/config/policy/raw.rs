@@ -274,9 +274,9 @@ pub struct Ice {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Ttl {
-    /// From the launch call to running; 5m.
+    /// How long a launch call may take, and then an instance until it runs; 5m.
     pub launch: Option<Duration>,
-    /// From running to the agent's first connection; 10m.
+    /// From its launch to its agent's first connection; 10m.
     pub register: Option<Duration>,
     /// An instance older than this is replaced; left out: never.
     pub max_lifetime: Option<Duration>,

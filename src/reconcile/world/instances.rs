@@ -156,13 +156,18 @@ impl World {
         self.prune(now);
     }
 
-    /// Ends instances that never registered, and forgets those that are gone and that nobody asks about.
+    /// Ends instances that did not come up in time or never registered, and forgets those that are gone and that nobody asks
+    /// about.
     fn prune(&mut self, now: Timestamp) {
-        let timeout = self.config.buying.policy.ttl.register;
+        let ttl = self.config.buying.policy.ttl;
         // One that a Pod is bound to did register, with an earlier provider.
         let late = |entry: &InstanceEntry| {
             let since = entry.record.launched_at.max(self.started_at);
-            entry.usable() && !entry.ever_connected && now.duration_since(since) > timeout
+            let patience = match entry.record.state {
+                InstanceState::Pending => ttl.launch.min(ttl.register),
+                InstanceState::Running | InstanceState::ShuttingDown | InstanceState::Terminated => ttl.register,
+            };
+            entry.usable() && !entry.ever_connected && now.duration_since(since) > patience
         };
         let late: Vec<InstanceId> =
             self.instances.iter().filter(|(_, entry)| late(entry)).map(|(id, _)| id.clone()).collect();

@@ -167,6 +167,10 @@ impl Policy {
     }
 
     pub fn judge(&self, call: &Call) -> Result<(), Denied> {
+        if call.resources.is_empty() {
+            let why = Why::Nothing(Vec::new());
+            return Err(Denied { action: call.action.clone(), resource: "*".to_owned(), why });
+        }
         call.resources.iter().try_for_each(|resource| {
             self.judge_one(call, resource).map_err(|why| Denied {
                 action: call.action.clone(),

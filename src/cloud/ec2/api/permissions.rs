@@ -128,6 +128,14 @@ where
     }
 }
 
+/// Before the first launch there is no template with our tag: what is denied for that alone says nothing.
+fn of_no_template(judged: Permission) -> Permission {
+    match judged.right {
+        Right::Denied(why) if why.contains(":launch-template/") => Permission { right: Right::Unclear(why), ..judged },
+        _ => judged,
+    }
+}
+
 impl Api {
     /// Every action that the provider calls.
     pub async fn permissions(&self, config: &Ec2Config) -> Vec<Permission> {
@@ -178,7 +186,7 @@ impl Api {
         let no_template = client.delete_launch_template().dry_run(true).launch_template_name(template).send().await;
         let (fleet, no_template) = match made {
             Some(_) => (judge(FLEET, fleet), judge(NO_TEMPLATE, no_template)),
-            None => (judge_on_nothing(FLEET, fleet), judge_on_nothing(NO_TEMPLATE, no_template)),
+            None => (of_no_template(judge(FLEET, fleet)), judge_on_nothing(NO_TEMPLATE, no_template)),
         };
         vec![
             judge("ec2:DescribeInstances", client.describe_instances().dry_run(true).max_results(5).send().await),
@@ -255,6 +263,18 @@ mod tests {
         let bare = "You are not authorized to perform this operation. Encoded authorization failure message: 4g0iZ";
         let Right::Denied(why) = right(Err(Refusal::new("UnauthorizedOperation", bare))) else { panic!("it is one") };
         assert!(why.contains("4g0iZ"), "{why}");
+    }
+
+    #[test]
+    fn a_fleet_that_is_denied_for_its_made_up_template_alone_says_nothing_of_the_right() {
+        let of = |resource: &str| {
+            let text =
+                format!("not authorized to perform: ec2:CreateFleet on resource: arn:aws:ec2:r:1:{resource} because");
+            let right = right(Err(Refusal::new("UnauthorizedOperation", text)));
+            of_no_template(Permission::of(FLEET, right)).right
+        };
+        assert!(matches!(of("launch-template/lt-0"), Right::Unclear(_)));
+        assert!(matches!(of("fleet/*"), Right::Denied(_)));
     }
 
     #[test]
