@@ -54,10 +54,11 @@ fn an_instance_that_still_lives_long_after_its_end_was_asked_for_is_ended_again(
 fn one_that_stays_pending_is_ended_after_the_time_for_launches_and_one_that_runs_has_the_time_to_register() {
     let mut config = config();
     let mut buying = buying();
-    buying.policy.ttl.launch = SignedDuration::from_secs(60);
-    buying.policy.ttl.register = SignedDuration::from_secs(180);
+    buying.policy.ttl.launch = SignedDuration::from_secs(4);
+    buying.policy.ttl.register = SignedDuration::from_secs(8);
     config.buying = Arc::new(buying);
-    for (state, patience) in [(InstanceState::Pending, 60), (InstanceState::Running, 180)] {
+    // Before nobody's need of it would end it.
+    for (state, patience) in [(InstanceState::Pending, 4), (InstanceState::Running, 8)] {
         let mut world = World::new(config.clone(), at(100));
         world.apply(Fact::Synced(NodeName::new("pilotlight-a")), at(100));
         for (second, ended) in [(patience, 0), (patience + 1, 1)] {
