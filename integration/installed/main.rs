@@ -115,7 +115,7 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
 
     // The policy is edited where it is: a broken edit is told and not taken, a good one is, without a restart.
     let told = release.edit_policy("defaults:\n  maxHourlyprice: 1\n", "ConfigurationInvalid").await;
-    for part in ["cost-policy.yaml", "line 2", "maxHourlyprice", "the last good one stays"] {
+    for part in ["cost-policy.yaml:2: defaults.maxHourlyprice", "the last good one stays"] {
         assert!(told.contains(part), "{part} in {told}");
     }
     space.apply(&of_class("old-terms", "flexible")).await;
