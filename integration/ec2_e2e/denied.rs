@@ -6,19 +6,6 @@ use tokio::process::{Child, Command};
 
 const NODE: &str = "pilotlight-us-east-1a";
 
-async fn until_node(space: &Space, wanted: &str, says: &str) {
-    let ready = |node: &Node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        ready.map(|c| (c.status, c.message.unwrap_or_default())).unwrap_or_default()
-    };
-    let nodes = Api::<Node>::all(space.client.clone());
-    let found = kube::runtime::wait::await_condition(nodes, NODE, |node: Option<&Node>| {
-        node.map(ready).is_some_and(|(status, message)| status == wanted && message.contains(says))
-    });
-    assert!(tokio::time::timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
-}
-
 #[tokio::test]
 async fn without_rights_the_node_is_not_ready_and_says_why_and_comes_back() {
     let _turn = alone().await;
@@ -27,10 +14,10 @@ async fn without_rights_the_node_is_not_ready_and_says_why_and_comes_back() {
     let pod = space.until_running("steady").await;
     {
         let _script = Scripted::new(r#"{"faults": [{"action": "*", "code": "AuthFailure"}]}"#);
-        until_node(&space, "False", "AuthFailure").await;
+        space.until_node(NODE, "False", "AuthFailure").await;
         assert_eq!(annotation(&space.until_running("steady").await, "instance-id"), annotation(&pod, "instance-id"));
     }
-    until_node(&space, "True", "").await;
+    space.until_node(NODE, "True", "").await;
     assert_eq!(space.exec("steady", "echo here").await.trim(), "here");
     gone(&space, &["steady"]).await;
 }
@@ -70,12 +57,12 @@ async fn a_provider_that_starts_without_credentials_says_so_and_serves_when_it_f
     let file = dir.path().join("credentials");
     let named = format!("AWS_SHARED_CREDENTIALS_FILE={}", file.display());
     let started = Started::with(&[&named]);
-    until_node(&space, "False", "NoCredentials").await;
+    space.until_node(NODE, "False", "NoCredentials").await;
     let before = launched();
     space.apply(&pinned("waits")).await;
     space.until_pod("waits", "is pending on its node", |pod| phase(pod) == "Pending").await;
     fs::write(&file, "[default]\naws_access_key_id = standin\naws_secret_access_key = standin\n").expect("written");
-    until_node(&space, "True", "").await;
+    space.until_node(NODE, "True", "").await;
     space.until_running("waits").await;
     assert_eq!(launched(), before + 1);
     started.end().await;
@@ -88,11 +75,11 @@ async fn a_provider_that_starts_without_rights_says_so_and_serves_when_it_has_th
     let space = Space::new("ec2-unfree").await;
     let script = Scripted::new(r#"{"allowedActions": []}"#);
     let started = Started::with(&["AWS_ACCESS_KEY_ID=standin", "AWS_SECRET_ACCESS_KEY=standin"]);
-    until_node(&space, "False", "UnauthorizedOperation").await;
+    space.until_node(NODE, "False", "UnauthorizedOperation").await;
     space.apply(&pinned("waits")).await;
     space.until_pod("waits", "is pending on its node", |pod| phase(pod) == "Pending").await;
     drop(script);
-    until_node(&space, "True", "").await;
+    space.until_node(NODE, "True", "").await;
     space.until_running("waits").await;
     started.end().await;
     gone(&space, &["waits"]).await;

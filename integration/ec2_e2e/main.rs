@@ -11,8 +11,7 @@ mod standin;
 #[path = "../support/mod.rs"]
 mod support;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use standin::{Scripted, called, instances, launched, until, until_nothing_is_left};
 use std::collections::{BTreeMap, BTreeSet};

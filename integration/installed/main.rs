@@ -19,28 +19,13 @@ mod standin;
 #[path = "../support/mod.rs"]
 mod support;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, runtime::wait::await_condition};
+use k8s_openapi::api::core::v1::Pod;
 use release::Release;
 use serde_json::{Value, json};
 use standin::{announce, called, called_by, script, until, until_nothing_is_left};
 use support::*;
-use tokio::time::timeout;
 
 const NODE: &str = "pilotlight-us-east-1a";
-
-async fn until_node(space: &Space, wanted: &str, says: &str) {
-    let ready = |node: &Node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        ready.map(|c| (c.status, c.message.unwrap_or_default())).unwrap_or_default()
-    };
-    let nodes = Api::<Node>::all(space.client.clone());
-    let found = await_condition(nodes, NODE, |node: Option<&Node>| {
-        node.map(ready).is_some_and(|(status, message)| status == wanted && message.contains(says))
-    });
-    assert!(timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
-}
 
 fn serving() -> Value {
     shell("echo hello from $(hostname); exec sleep 1000000")
@@ -69,7 +54,7 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
     let release = Release::install(&space).await;
 
     // Nobody gave it a role yet.
-    until_node(&space, "False", "NoCredentials").await;
+    space.until_node(NODE, "False", "NoCredentials").await;
     release.rolled_out(&release::by_irsa()).await;
     let before = called_by("irsa");
     space.apply(&of_class("one", "none")).await;
@@ -100,7 +85,7 @@ async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its
     space.kubectl(&["delete", "pod", "-n", release::NAMESPACE, &leader]).await;
     release.until_another_leads(&leader).await;
     until("the role is taken again and again", || called("sts:AssumeRoleWithWebIdentity") >= taken + 3).await;
-    until_node(&space, "True", "").await;
+    space.until_node(NODE, "True", "").await;
     script("{}");
 
     // It can't be moved to another instance: it is evicted, and made anew by its StatefulSet.

@@ -6,7 +6,7 @@ use super::{
     tail,
 };
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Node, Pod, ServiceAccount};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
@@ -78,6 +78,20 @@ impl Space {
 
     pub async fn until_gone(&self, name: &str) {
         self.until::<Pod>(name, "is gone", |pod| pod.is_none()).await;
+    }
+
+    /// Waits until the node's Ready is of this status, with these words in its message.
+    pub async fn until_node(&self, node: &str, wanted: &str, says: &str) {
+        let ready = |node: &Node| {
+            let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+            ready.map(|c| (c.status, c.message.unwrap_or_default())).unwrap_or_default()
+        };
+        let nodes = Api::<Node>::all(self.client.clone());
+        let found = await_condition(nodes, node, |node: Option<&Node>| {
+            node.map(ready).is_some_and(|(status, message)| status == wanted && message.contains(says))
+        });
+        assert!(timeout(PATIENCE, found).await.is_ok(), "the node is not {wanted:?} with {says:?}");
     }
 
     /// The container waits with this reason.

@@ -164,6 +164,16 @@ mod tests {
         buying.policy.classes.last().and_then(|class| class.max_hourly).map(|cap| cap.to_string())
     }
 
+    fn write(dir: &Path, cap: &str) {
+        std::fs::write(dir.join("cost-policy.yaml"), format!("defaults: {{maxHourlyPrice: {cap}}}\n")).unwrap();
+    }
+
+    fn loaded(dir: &Path) -> ProviderConfig {
+        let file = files(dir);
+        write(dir, "0.1");
+        ProviderConfig::load(&file).unwrap()
+    }
+
     /// As a replica that leads; None: the files have not been touched since.
     fn watching(config: ProviderConfig, seen: Option<Seen>) -> (Watch, watch::Receiver<Files>) {
         let first = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
@@ -180,11 +190,8 @@ mod tests {
     #[tokio::test]
     async fn who_waited_to_lead_begins_with_the_files_as_they_are_then_and_tells_of_broken_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let file = files(dir.path());
-        let policy = dir.path().join("cost-policy.yaml");
-        let write = |cap: &str| std::fs::write(&policy, format!("defaults: {{maxHourlyPrice: {cap}}}\n")).unwrap();
-        write("0.1");
-        let config = ProviderConfig::load(&file).unwrap();
+        let config = loaded(dir.path());
+        let write = |cap: &str| write(dir.path(), cap);
         let mut seen = Seen::of(&config.files);
         write("0.2");
         let config = seen.renew(config);
@@ -200,11 +207,8 @@ mod tests {
     #[tokio::test]
     async fn a_bad_edit_keeps_the_last_good_one_and_a_mended_one_is_taken_up() {
         let dir = tempfile::tempdir().unwrap();
-        let file = files(dir.path());
-        let policy = dir.path().join("cost-policy.yaml");
-        let write = |cap: &str| std::fs::write(&policy, format!("defaults: {{maxHourlyPrice: {cap}}}\n")).unwrap();
-        write("0.1");
-        let config = ProviderConfig::load(&file).unwrap();
+        let config = loaded(dir.path());
+        let write = |cap: &str| write(dir.path(), cap);
         assert_eq!(cap(&config.buying).as_deref(), Some("0.1"));
         let (mut watch, mut taken) = watching(config, None);
         let metrics = watch.metrics.clone();
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(cap(&taken.borrow_and_update().buying).as_deref(), Some("0.2"));
 
         // A file that is away for a moment is a bad edit too.
-        std::fs::remove_file(&policy).unwrap();
+        std::fs::remove_file(dir.path().join("cost-policy.yaml")).unwrap();
         watch.look().await;
         assert_eq!((told("refused"), taken.has_changed().unwrap()), (2, false));
     }
