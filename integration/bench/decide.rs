@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let planner = Planner::new(&policy, &market, Timestamp::UNIX_EPOCH);
-        let decisions = planner.decide_all(&demands, &mut Ledger::new(&policy));
+        let decisions = planner.decide_all(&demands, &mut Ledger::new(&policy, &market));
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         bought = decisions.iter().filter(|d| matches!(d.outcome, Outcome::Plan(_))).count();
         dropped = decisions.iter().map(|d| d.dropped().count()).sum();

@@ -38,12 +38,13 @@ pub struct Ec2Settings {
     pub per_call: u32,
 }
 
-/// How often EC2 is asked what it sells. None: never.
+/// How often EC2 is asked. None: never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshEvery {
     pub types: Option<SignedDuration>,
     pub price_list: Option<SignedDuration>,
     pub spot_prices: Option<SignedDuration>,
+    pub usage: Option<SignedDuration>,
 }
 
 /// EC2 changes none of it more often, and the calls are the account's.
@@ -166,6 +167,7 @@ pub(super) fn settings(
             types: every(check, "types", &raw.refresh.types)?,
             price_list: every(check, "priceList", &raw.refresh.price_list)?,
             spot_prices: every(check, "spotPrices", &raw.refresh.spot_prices)?,
+            usage: every(check, "usage", &raw.refresh.usage)?,
         },
         account: raw.account,
         identity_certificate: raw.identity_certificate.map(|path| base.join(path)),

@@ -199,7 +199,7 @@ impl Default for Launches {
     }
 }
 
-/// How often EC2 is asked what it sells. `off`: never.
+/// How often EC2 is asked what it sells, and what else of it is used. `off`: never.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Refresh {
@@ -208,11 +208,18 @@ pub struct Refresh {
     /// On demand.
     pub price_list: String,
     pub spot_prices: String,
+    /// The account's other instances on demand, in a cost policy with `commitments`: those pay for them first.
+    pub usage: String,
 }
 
 impl Default for Refresh {
     fn default() -> Self {
-        Self { types: "12h".to_owned(), price_list: "12h".to_owned(), spot_prices: "10m".to_owned() }
+        Self {
+            types: "12h".to_owned(),
+            price_list: "12h".to_owned(),
+            spot_prices: "10m".to_owned(),
+            usage: "15m".to_owned(),
+        }
     }
 }
 

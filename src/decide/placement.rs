@@ -191,7 +191,7 @@ pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rule
     let mut round = Round {
         rules,
         planner: Planner::new(rules.policy, rules.market, now),
-        ledger: Ledger::new(rules.policy),
+        ledger: Ledger::new(rules.policy, rules.market),
         free: BTreeMap::new(),
         room: rules.room.clone(),
         held_until: None,

@@ -45,7 +45,7 @@ pub use choose::{Case, decide};
 pub use decision::{Choice, Decision, Dropped, Outcome, Pend, PoolId};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
-pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Quarantine, SpotPrices, TypeSpec};
+pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Others, Quarantine, SpotPrices, TypeSpec};
 pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;

@@ -30,6 +30,14 @@ pub struct ListPrice {
     pub price: String,
 }
 
+/// How many instances of an account run in a pool, on demand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub instance_type: String,
+    pub zone: String,
+    pub instances: u32,
+}
+
 /// What spot cost from a moment on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpotPrice {

@@ -11,7 +11,7 @@
 //! what was known stays.
 
 use crate::decide::purchase::refresh::{
-    Kind, Known, Told,
+    Kind, Known, Told, committed,
     course::{Course, Outcome, WHOLE, Word},
     merged, wanted,
 };
@@ -71,7 +71,7 @@ impl Keeper {
             if under_way.is_none() {
                 under_way = self.next_question(&courses);
             }
-            let due = courses.values().map(|course| course.due).min();
+            let due = courses.iter().filter(|(kind, _)| self.has_use_for(**kind)).map(|(_, course)| course.due).min();
             let waits = due.filter(|_| under_way.is_none()).map(until);
             let answered = async {
                 match &mut under_way {
@@ -85,11 +85,12 @@ impl Keeper {
                     if changed.is_err() {
                         return;
                     }
-                    let before = wanted(&self.buying.borrow());
+                    let asked_for = |buying: &Buying| (wanted(buying), committed(&buying.policy));
+                    let before = asked_for(&self.buying.borrow());
                     if !self.publish(&known, true).await {
                         return;
                     }
-                    if wanted(&self.files.borrow().buying) != before {
+                    if asked_for(&self.files.borrow().buying) != before {
                         // What joins has neither size nor price yet.
                         let now = Timestamp::now();
                         courses.values_mut().for_each(|course| *course = course.at_once(now));
@@ -111,11 +112,12 @@ impl Keeper {
     fn next_question(&self, courses: &BTreeMap<Kind, Course>) -> Option<(Kind, Question)> {
         let asked = self.asked.as_ref()?;
         let now = Timestamp::now();
-        let kind = *courses.iter().find(|(_, course)| course.is_due(now))?.0;
+        let kind = *courses.iter().find(|(kind, course)| course.is_due(now) && self.has_use_for(**kind))?.0;
         let vendor = Arc::clone(&asked.vendor);
         let files = wanted(&self.files.borrow().buying);
         let bought_from = Arc::clone(&self.buying.borrow());
         let zones = bought_from.market.catalog.zones.clone();
+        let committed = Vec::from_iter(committed(&self.files.borrow().buying.policy));
         let names: Vec<String> = bought_from.market.catalog.types.iter().map(|spec| spec.name.clone()).collect();
         let question: Question = Box::pin(async move {
             Ok::<_, VendorError>(match kind {
@@ -123,9 +125,15 @@ impl Keeper {
                 Kind::Zones => Told::Zones(vendor.zones(&zones).await?),
                 Kind::OnDemand => Told::OnDemand(vendor.on_demand().await?),
                 Kind::Spot => Told::Spot(vendor.spot(&names, &zones).await?),
+                Kind::Usage => Told::Usage(vendor.usage(&committed).await?),
             })
         });
         Some((kind, question))
+    }
+
+    /// Without a commitment it does not matter what else runs.
+    fn has_use_for(&self, kind: Kind) -> bool {
+        kind != Kind::Usage || !self.files.borrow().buying.policy.commitments.is_empty()
     }
 
     fn take(&self, kind: Kind, answer: Result<Told, VendorError>, known: &mut Known) -> (Outcome, String) {
@@ -142,10 +150,10 @@ impl Keeper {
             let (dropped, taken) = (learned.odd.len(), learned.entries);
             tracing::info!(kind = kind.as_str(), taken, dropped, %first, "the cloud's answer has odd entries");
         }
-        if learned.entries == 0 {
+        if !learned.taken {
             return (Outcome::Failed, "nothing in the answer was understood".to_owned());
         }
-        tracing::debug!(kind = kind.as_str(), entries = learned.entries, "the cloud said what it sells");
+        tracing::debug!(kind = kind.as_str(), entries = learned.entries, "the cloud answered");
         (Outcome::Told, String::new())
     }
 
@@ -158,9 +166,9 @@ impl Keeper {
         let kind = kind.as_str();
         match word {
             Word::None => {}
-            Word::Back => tracing::info!(kind, "the cloud says again what it sells"),
+            Word::Back => tracing::info!(kind, "the cloud answers again"),
             Word::Lost => {
-                tracing::warn!(kind, why, "the cloud does not say what it sells; what is known stays, first the files");
+                tracing::warn!(kind, why, "the cloud does not answer; what is known stays, first the files");
             }
         }
     }

@@ -154,6 +154,7 @@ fn every(settings: &Ec2Settings, price_list: bool) -> std::collections::BTreeMap
         Kind::Types | Kind::Zones => refresh.types,
         Kind::OnDemand => refresh.price_list.filter(|_| price_list),
         Kind::Spot => refresh.spot_prices,
+        Kind::Usage => refresh.usage,
     };
     Kind::ALL.into_iter().filter_map(|kind| Some((kind, every(kind)?))).collect()
 }

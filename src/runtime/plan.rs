@@ -118,7 +118,7 @@ fn plan(args: &PlanArgs, policy: &Policy, market: &Market, now: Timestamp) -> an
         anyhow::bail!("the manifests have nothing that makes Pods");
     }
     let planner = Planner::new(policy, market, now);
-    let report = Report::new(&planner, market, policy, manifests, &mut Ledger::new(policy));
+    let report = Report::new(&planner, market, policy, manifests, &mut Ledger::new(policy, market));
     let text = match args.output {
         Output::Table => render::table(&report),
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",

@@ -52,7 +52,7 @@ pub fn prices(
     };
     let many: Vec<Demand> = (0..PRICED).map(|number| demand(number, standard, &Labels::default())).collect();
     let mut choices = Vec::new();
-    for decision in planner.decide_all(&many, &mut Ledger::new(policy)) {
+    for decision in planner.decide_all(&many, &mut Ledger::new(policy, market)) {
         match decision.outcome {
             Outcome::Plan(choice) => choices.push(choice),
             // A limit of the policy bounds how many there can be: what is above it costs what is below.
@@ -62,7 +62,7 @@ pub fn prices(
     }
     let (size, annotations) = reserve;
     let one = [demand(0, size, annotations)];
-    let reserve = planner.decide_all(&one, &mut Ledger::new(policy)).pop().map(|decision| decision.outcome);
+    let reserve = planner.decide_all(&one, &mut Ledger::new(policy, market)).pop().map(|decision| decision.outcome);
     let reserve: Choice = match reserve {
         Some(Outcome::Plan(choice)) => choice,
         Some(Outcome::Pend(pend)) => return Err(not_bought("reserve", size, pend.message)),

@@ -78,6 +78,11 @@ fn http_client() -> SharedHttpClient {
     })
 }
 
+/// AWS, "Filter": values of one filter.
+const MOST_VALUES: usize = 200;
+/// As EC2 calls what our images are, in prices and of instances.
+const PRODUCT: &str = "Linux/UNIX";
+
 pub struct Api {
     client: Client,
     limits: Limits,
@@ -143,6 +148,15 @@ fn in_one_line(error: &dyn Error) -> String {
 
 fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
+}
+
+fn any_of(name: &str, values: &[String]) -> Filter {
+    Filter::builder().name(name).set_values(Some(values.to_vec())).build()
+}
+
+/// Of the next page.
+fn more(token: Option<&str>) -> Option<String> {
+    token.filter(|token| !token.is_empty()).map(str::to_owned)
 }
 
 /// The filter for what is tagged with this cluster.

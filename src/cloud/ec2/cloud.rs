@@ -117,7 +117,12 @@ impl Ec2Cloud {
     /// What EC2 sells, and at what price.
     pub fn vendor(&self, shared: &SdkConfig) -> Result<Ec2Vendor, Ec2Error> {
         let list = price_list(&self.config, shared).map_err(Ec2Error::PriceList)?;
-        Ok(Ec2Vendor { api: Arc::clone(&self.api), price_list: list, types: Arc::clone(&self.types) })
+        Ok(Ec2Vendor {
+            api: Arc::clone(&self.api),
+            cluster: self.config.cluster.clone(),
+            price_list: list,
+            types: Arc::clone(&self.types),
+        })
     }
 
     /// Where its announcements are received, if there is such a place.

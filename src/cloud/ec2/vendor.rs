@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     decide::purchase::TypeSpec,
-    model::{ListPrice, SoldIn, SoldType, SpotPrice},
+    model::{ListPrice, SoldIn, SoldType, SpotPrice, Usage},
     ports::{Vendor, VendorError},
 };
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 pub struct Ec2Vendor {
     pub(super) api: Arc<Api>,
+    pub(super) cluster: String,
     /// None: it is not asked.
     pub(super) price_list: Option<PriceList>,
     pub(super) types: Arc<Types>,
@@ -58,6 +59,10 @@ impl Vendor for Ec2Vendor {
 
     async fn spot(&self, types: &[String], zones: &[String]) -> Result<Vec<SpotPrice>, VendorError> {
         self.api.spot_prices(types, zones).await.map_err(vendor_error)
+    }
+
+    async fn usage(&self, types: &[String]) -> Result<Vec<Usage>, VendorError> {
+        self.api.usage_beside(&self.cluster, types).await.map_err(vendor_error)
     }
 
     fn may_launch(&self, types: &[TypeSpec]) {

@@ -3,6 +3,9 @@
 //! A purchase's price is of the moment when it was bought. A bill is of now: when an instance ends that a commitment
 //! covered, it covers another, though that one was bought at the full price.
 //!
+//! What else of the account runs under the commitments comes first: the cluster costs what the account would save
+//! without it.
+//!
 //! ```text
 //!   zonal Reserved Instances ─> regional ones ─> EC2 Instance Savings Plans ─> Compute Savings Plans
 //!   each over all that lives, the oldest first; what one leaves uncovered is the next one's
@@ -10,7 +13,7 @@
 
 use super::ledger::coverage;
 use super::policy::Policy;
-use super::{Catalog, Demand, TypeSpec, choose};
+use super::{Demand, Ledger, Market, TypeSpec, choose};
 use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
 
@@ -36,25 +39,26 @@ struct Due<'a> {
 }
 
 /// What each costs an hour, in the order given.
-pub fn bill(policy: &Policy, catalog: &Catalog, running: &[Running]) -> Vec<HourlyPrice> {
+pub fn bill(policy: &Policy, market: &Market, running: &[Running]) -> Vec<HourlyPrice> {
     let mut prices: Vec<HourlyPrice> = running.iter().map(|one| one.offer.price).collect();
     let mut due: Vec<Due> = running
         .iter()
         .enumerate()
         .filter(|(_, one)| matches!(one.offer.purchase, Purchase::OnDemand | Purchase::Burstable))
         .filter_map(|(place, one)| {
-            let spec = catalog.types.iter().find(|spec| spec.name == one.offer.instance_type)?;
+            let spec = market.catalog.types.iter().find(|spec| spec.name == one.offer.instance_type)?;
             let class = policy.classes.iter().find(|class| class.name == one.class);
             let cpu = class.zip(one.demand).map_or(0, |(class, demand)| choose::need(class.sizing, demand).0);
             Some(Due { place, spec, zone: one.zone, rest: spec.on_demand.0, surplus: spec.surplus(cpu).0 })
         })
         .collect();
     due.sort_by_key(|due| (running[due.place].launched_at, due.place));
+    let ledger = Ledger::new(policy, market);
     for kind in 0..=LAST_KIND {
-        for commitment in &policy.commitments {
-            let mut left = commitment.whole();
-            for due in due.iter_mut().filter(|due| coverage(commitment, due.spec, due.zone) == Some(kind)) {
-                let (amount, uncovered) = commitment.cover(left, due.spec, due.rest);
+        for (commitment, headroom) in policy.commitments.iter().zip(ledger.headroom()) {
+            let mut left = *headroom;
+            for due in due.iter_mut().filter(|due| coverage(commitment, due.spec.sku(), due.zone) == Some(kind)) {
+                let (amount, uncovered) = commitment.cover(left, due.spec.sku(), due.rest);
                 left -= amount;
                 due.rest = uncovered;
             }

@@ -168,7 +168,7 @@ impl<'a> Planner<'a> {
             && known.is_none_or(|class| class.use_commitments);
         let drawn = type_id.zip(zone_id).filter(|_| covered).map(|(type_id, zone_id)| {
             let matching = &self.commitments[type_id * self.zones.len() + zone_id];
-            ledger.after_commitments(&self.policy.commitments, matching, self.types[type_id]).1
+            ledger.after_commitments(&self.policy.commitments, matching, self.types[type_id].sku()).1
         });
         Live {
             namespace: demand.map(|d| d.namespace.as_str()).unwrap_or_default(),
@@ -536,7 +536,7 @@ impl<'a> Case<'a, '_> {
             }
             Purchase::OnDemand | Purchase::Burstable => Ok(match self.commitments(pool) {
                 [] => spec.on_demand,
-                matching => self.ledger.price_after_commitments(&planner.policy.commitments, matching, spec),
+                matching => self.ledger.price_after_commitments(&planner.policy.commitments, matching, spec.sku()),
             }),
         }
     }
@@ -547,7 +547,7 @@ impl<'a> Case<'a, '_> {
             Purchase::Spot | Purchase::CapacityReservation => Vec::new(),
             Purchase::OnDemand | Purchase::Burstable => {
                 let matching = self.commitments(pool);
-                self.ledger.after_commitments(&self.planner.policy.commitments, matching, spec).1
+                self.ledger.after_commitments(&self.planner.policy.commitments, matching, spec.sku()).1
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What is bought already: counts and dollars by scope, shares by group, and what is left of commitments.
 
-use super::market::TypeSpec;
+use super::market::{Market, Sku};
 use super::policy::{Commitment, Policy, Scope};
 use crate::model::{HourlyPrice, Purchase};
 use std::borrow::Cow;
@@ -64,9 +64,26 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// With all commitments free.
-    pub fn new(policy: &Policy) -> Self {
-        Self { left: policy.commitments.iter().map(Commitment::whole).collect(), ..Self::default() }
+    /// Nothing is bought yet. Of commitments there is what the account's other instances leave.
+    pub fn new(policy: &Policy, market: &Market) -> Self {
+        let left = policy.commitments.iter().map(Commitment::whole).collect();
+        let mut ledger = Self { left, ..Self::default() };
+        for others in &market.others {
+            let matching = matching(&policy.commitments, others.sku(), &others.zone);
+            for _ in 0..others.count {
+                let (_, drawn) = ledger.after_commitments(&policy.commitments, &matching, others.sku());
+                if drawn.is_empty() {
+                    break;
+                }
+                ledger.draw(&drawn);
+            }
+        }
+        ledger
+    }
+
+    /// What is left of each commitment of the policy, in [`Draw::amount`]'s units.
+    pub(super) fn headroom(&self) -> &[u64] {
+        &self.left
     }
 
     pub fn book(&mut self, live: &Live<'_>) {
@@ -84,7 +101,11 @@ impl Ledger {
         if live.option == Purchase::CapacityReservation {
             *self.reserved.entry((live.instance_type.to_owned(), live.zone.to_owned())).or_default() += 1;
         }
-        for draw in live.drawn.iter() {
+        self.draw(&live.drawn);
+    }
+
+    fn draw(&mut self, drawn: &[Draw]) {
+        for draw in drawn {
             if let Some(left) = self.left.get_mut(draw.commitment) {
                 *left = left.saturating_sub(draw.amount);
             }
@@ -119,37 +140,32 @@ impl Ledger {
         &self,
         commitments: &[Commitment],
         matching: &[usize],
-        spec: &TypeSpec,
+        sku: Sku<'_>,
     ) -> (HourlyPrice, Vec<Draw>) {
         let mut draws = Vec::new();
-        let price = self.cover(commitments, matching, spec, |draw| draws.push(draw));
+        let price = self.cover(commitments, matching, sku, |draw| draws.push(draw));
         (price, draws)
     }
 
     /// The same without saying what is drawn: it is asked for each pool of each Pod.
-    pub fn price_after_commitments(
-        &self,
-        commitments: &[Commitment],
-        matching: &[usize],
-        spec: &TypeSpec,
-    ) -> HourlyPrice {
-        self.cover(commitments, matching, spec, |_| ())
+    pub fn price_after_commitments(&self, commitments: &[Commitment], matching: &[usize], sku: Sku<'_>) -> HourlyPrice {
+        self.cover(commitments, matching, sku, |_| ())
     }
 
     fn cover(
         &self,
         commitments: &[Commitment],
         matching: &[usize],
-        spec: &TypeSpec,
+        sku: Sku<'_>,
         mut draws: impl FnMut(Draw),
     ) -> HourlyPrice {
-        let mut rest = spec.on_demand.0;
+        let mut rest = sku.on_demand.0;
         for &commitment in matching {
             let left = self.left.get(commitment).copied().unwrap_or(0);
             if left == 0 {
                 continue;
             }
-            let (amount, uncovered) = commitments[commitment].cover(left, spec, rest);
+            let (amount, uncovered) = commitments[commitment].cover(left, sku, rest);
             rest = uncovered;
             if amount > 0 {
                 draws(Draw { commitment, amount });
@@ -190,13 +206,13 @@ impl Commitment {
 
     /// What it gives of the `left` that it still has for the `rest` of a machine's list price that nothing has covered
     /// yet, and what is uncovered then. Rounded up.
-    pub(super) fn cover(&self, left: u64, spec: &TypeSpec, rest: u64) -> (u64, u64) {
-        let share = |of: u64| (u128::from(of) * u128::from(rest)).div_ceil(u128::from(spec.on_demand.0.max(1)));
+    pub(super) fn cover(&self, left: u64, sku: Sku<'_>, rest: u64) -> (u64, u64) {
+        let share = |of: u64| (u128::from(of) * u128::from(rest)).div_ceil(u128::from(sku.on_demand.0.max(1)));
         let whole = match self {
             // All of a machine or nothing.
-            Self::Zonal { .. } if rest < spec.on_demand.0 => return (0, rest),
+            Self::Zonal { .. } if rest < sku.on_demand.0 => return (0, rest),
             Self::Zonal { .. } => 1,
-            Self::Regional { .. } => share(spec.normalized_units().unwrap_or(u64::MAX)),
+            Self::Regional { .. } => share(sku.normalized_units().unwrap_or(u64::MAX)),
             Self::SavingsPlan { discount_percent, .. } => {
                 (u128::from(rest) * u128::from(100 - discount_percent)).div_ceil(100)
             }
@@ -209,20 +225,20 @@ impl Commitment {
 
 /// Whether a commitment covers a type in a zone, and when its kind's turn is in AWS' order: zonal Reserved
 /// Instances, regional ones, EC2 Instance Savings Plans, Compute Savings Plans.
-pub(super) fn coverage(commitment: &Commitment, spec: &TypeSpec, zone: &str) -> Option<u8> {
+pub(super) fn coverage(commitment: &Commitment, sku: Sku<'_>, zone: &str) -> Option<u8> {
     match commitment {
-        Commitment::Zonal { instance_type, zone: z, .. } => (*instance_type == spec.name && z == zone).then_some(0),
+        Commitment::Zonal { instance_type, zone: z, .. } => (*instance_type == sku.name && z == zone).then_some(0),
         Commitment::Regional { family, .. } => {
-            (family == spec.family() && spec.normalized_units().is_some()).then_some(1)
+            (family == sku.family() && sku.normalized_units().is_some()).then_some(1)
         }
-        Commitment::SavingsPlan { family: Some(family), .. } => (family == spec.family()).then_some(2),
+        Commitment::SavingsPlan { family: Some(family), .. } => (family == sku.family()).then_some(2),
         Commitment::SavingsPlan { family: None, .. } => Some(3),
     }
 }
 
 /// Which commitments cover a type in a zone, in the order of [`coverage`].
-pub fn matching(commitments: &[Commitment], spec: &TypeSpec, zone: &str) -> Vec<usize> {
-    let turn = |(index, c)| coverage(c, spec, zone).map(|turn| (turn, index));
+pub fn matching(commitments: &[Commitment], sku: Sku<'_>, zone: &str) -> Vec<usize> {
+    let turn = |(index, c)| coverage(c, sku, zone).map(|turn| (turn, index));
     let mut found: Vec<(u8, usize)> = commitments.iter().enumerate().filter_map(turn).collect();
     found.sort_unstable();
     found.into_iter().map(|(_, index)| index).collect()

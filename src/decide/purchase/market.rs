@@ -32,22 +32,21 @@ pub struct Burst {
     pub surplus: HourlyPrice,
 }
 
-impl TypeSpec {
-    /// `c6i` of `c6i.large`.
-    pub fn family(&self) -> &str {
-        self.name.split('.').next().unwrap_or(&self.name)
-    }
+/// A type as bills know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sku<'a> {
+    pub name: &'a str,
+    pub on_demand: HourlyPrice,
+}
 
-    /// `6` of `c6i.large`: the first number of the family's name.
-    pub fn generation(&self) -> Option<u32> {
-        let digits = |c: char| c.is_ascii_digit();
-        let family = self.family();
-        let rest = &family[family.find(digits)?..];
-        rest[..rest.find(|c| !digits(c)).unwrap_or(rest.len())].parse().ok()
+impl<'a> Sku<'a> {
+    /// `c6i` of `c6i.large`.
+    pub fn family(self) -> &'a str {
+        self.name.split('.').next().unwrap_or(self.name)
     }
 
     /// The size's normalization factor in hundredths (AWS: Reserved Instances, instance size flexibility).
-    pub fn normalized_units(&self) -> Option<u64> {
+    pub fn normalized_units(self) -> Option<u64> {
         let size = self.name.split_once('.')?.1;
         Some(match size {
             "nano" => 25,
@@ -58,6 +57,30 @@ impl TypeSpec {
             "xlarge" => 800,
             _ => size.strip_suffix("xlarge")?.parse::<u64>().ok()?.checked_mul(800)?,
         })
+    }
+}
+
+impl TypeSpec {
+    pub fn sku(&self) -> Sku<'_> {
+        Sku { name: &self.name, on_demand: self.on_demand }
+    }
+
+    /// See [`Sku::family`].
+    pub fn family(&self) -> &str {
+        self.sku().family()
+    }
+
+    /// `6` of `c6i.large`: the first number of the family's name.
+    pub fn generation(&self) -> Option<u32> {
+        let digits = |c: char| c.is_ascii_digit();
+        let family = self.family();
+        let rest = &family[family.find(digits)?..];
+        rest[..rest.find(|c| !digits(c)).unwrap_or(rest.len())].parse().ok()
+    }
+
+    /// See [`Sku::normalized_units`].
+    pub fn normalized_units(&self) -> Option<u64> {
+        self.sku().normalized_units()
     }
 
     /// What an hour costs beyond its price if `cpu_millis` are used all the time; rounded up.
@@ -96,6 +119,8 @@ pub struct Market {
     pub not_offered: BTreeSet<(String, String)>,
     /// Types whose on-demand price the user has given: no other is believed.
     pub own_prices: BTreeSet<String>,
+    /// What else of the account commitments pay for, before they pay for anything of the cluster.
+    pub others: Vec<Others>,
     pub origins: Origins,
 }
 
@@ -114,6 +139,23 @@ impl Market {
             Some(known) => Origin { source: format!("{}; elsewhere {assumption}", known.source), ..known },
             None => Origin { source: assumption, date: String::new() },
         });
+    }
+}
+
+/// Instances of the account that run on demand and are not the cluster's, of one type and zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Others {
+    pub instance_type: String,
+    pub zone: String,
+    pub count: u32,
+    /// None: no list has it.
+    pub on_demand: Option<HourlyPrice>,
+}
+
+impl Others {
+    /// Of an unknown price, units are counted all the same, and of a Savings Plan next to nothing.
+    pub(super) fn sku(&self) -> Sku<'_> {
+        Sku { name: &self.instance_type, on_demand: self.on_demand.unwrap_or(HourlyPrice(1)) }
     }
 }
 

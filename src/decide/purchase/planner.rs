@@ -86,7 +86,7 @@ impl<'a> Planner<'a> {
             spot: pools.iter().map(|(t, z)| spot.get(&(t.name.clone(), (*z).to_owned())).copied()).collect(),
             quarantined: OPTIONS.map(short),
             not_offered: pools.iter().map(|(t, z)| not_offered.contains(&(t.name.clone(), (*z).to_owned()))).collect(),
-            commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t, z)).collect(),
+            commitments: pools.iter().map(|(t, z)| matching(&policy.commitments, t.sku(), z)).collect(),
             reservations: pools.iter().map(reserved).collect(),
             addresses: zones.iter().map(|z| free_addresses.get(*z).copied().unwrap_or(u32::MAX)).collect(),
             policy,

@@ -1,7 +1,7 @@
-//! What a cloud says of its types and prices, taken into the catalog that the user gave. Pure.
+//! What a cloud says of its types, its prices and its account's instances, taken into the catalog that the user gave. Pure.
 //!
 //! ```text
-//!  told: types, zones, price list, spot ──read, entry by entry──> Known          odd entries: dropped, why
+//!  told: types, zones, price list, spot, usage ──read, entry by entry──> Known          odd entries: dropped, why
 //!                                                                   │
 //!  files: policy, catalog, price list ──────────────────────────────┴──merged──> the market that is bought from
 //! ```
@@ -17,6 +17,7 @@
 //! | on-demand price | the user's price list, else the cloud's, else the catalog |
 //! | spot prices | the cloud, else the user's price list |
 //! | zones | the cloud, else every zone |
+//! | what else runs under the commitments | the cloud, else nothing |
 //!
 //! [`course`] says when what is asked next.
 
@@ -27,25 +28,28 @@ mod tests;
 
 pub use read::{Odd, OddWhy};
 
+use super::ledger::matching;
 use super::planner::judge;
-use super::policy::{Architecture, Policy, TypeSelector};
-use super::{Burst, Buying, Catalog, Market, Origin, SpotPrices, TypeSpec};
-use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice};
+use super::policy::{Architecture, Commitment, Policy, TypeSelector};
+use super::{Burst, Buying, Catalog, Market, Origin, Others, SpotPrices, TypeSpec};
+use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice, Usage};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The four questions.
+/// The questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Types,
     Zones,
     OnDemand,
     Spot,
+    /// What of the account runs on demand, and is not the cluster's.
+    Usage,
 }
 
 impl Kind {
     /// In the order of asking: what is told of spot is about the types that are known by then.
-    pub const ALL: [Self; 4] = [Self::Types, Self::Zones, Self::OnDemand, Self::Spot];
+    pub const ALL: [Self; 5] = [Self::Types, Self::Zones, Self::OnDemand, Self::Spot, Self::Usage];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +57,7 @@ impl Kind {
             Self::Zones => "zones",
             Self::OnDemand => "on-demand",
             Self::Spot => "spot",
+            Self::Usage => "usage",
         }
     }
 }
@@ -64,6 +69,7 @@ pub enum Told {
     Zones(Vec<SoldIn>),
     OnDemand(Vec<ListPrice>),
     Spot(Vec<SpotPrice>),
+    Usage(Vec<Usage>),
 }
 
 /// A type's facts.
@@ -83,14 +89,24 @@ pub struct Known {
     offered: BTreeSet<(String, String)>,
     on_demand: Option<(BTreeMap<String, HourlyPrice>, Timestamp)>,
     spot: Option<(SpotPrices, Timestamp)>,
+    /// By type and zone.
+    usage: BTreeMap<(String, String), u32>,
 }
 
 /// What became of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// Entries that were understood. With none, nothing has changed.
+    /// Entries that were understood.
     pub entries: usize,
     pub odd: Vec<Odd>,
+    /// Otherwise nothing in it was understood, and nothing has changed.
+    pub taken: bool,
+}
+
+impl Learned {
+    fn of(entries: usize, odd: Vec<Odd>) -> Self {
+        Self { entries, odd, taken: entries > 0 }
+    }
 }
 
 impl Known {
@@ -99,33 +115,43 @@ impl Known {
         match told {
             Told::Types(all) => {
                 let (types, odd) = read::types(all);
-                let learned = Learned { entries: types.len(), odd };
-                if learned.entries > 0 {
+                let learned = Learned::of(types.len(), odd);
+                if learned.taken {
                     self.types = types;
                 }
                 learned
             }
             Told::Zones(all) => {
                 let (offered, odd) = read::zones(all);
-                let learned = Learned { entries: offered.len(), odd };
-                if learned.entries > 0 {
+                let learned = Learned::of(offered.len(), odd);
+                if learned.taken {
                     self.offered = offered;
                 }
                 learned
             }
             Told::OnDemand(all) => {
                 let (prices, odd) = read::on_demand(all);
-                let learned = Learned { entries: prices.len(), odd };
-                if learned.entries > 0 {
+                let learned = Learned::of(prices.len(), odd);
+                if learned.taken {
                     self.on_demand = Some((prices, now));
                 }
                 learned
             }
             Told::Spot(all) => {
                 let (prices, odd) = read::spot(all, now);
-                let learned = Learned { entries: prices.len(), odd };
-                if learned.entries > 0 {
+                let learned = Learned::of(prices.len(), odd);
+                if learned.taken {
                     self.spot = Some((prices, now));
+                }
+                learned
+            }
+            Told::Usage(all) => {
+                let (usage, odd) = read::usage(all);
+                // An account in which nothing else runs says nothing.
+                let taken = !usage.is_empty() || odd.is_empty();
+                let learned = Learned { taken, ..Learned::of(usage.len(), odd) };
+                if learned.taken {
+                    self.usage = usage;
                 }
                 learned
             }
@@ -137,7 +163,7 @@ impl Known {
         match kind {
             Kind::OnDemand => self.on_demand.as_ref().map(|(_, at)| *at),
             Kind::Spot => self.spot.as_ref().map(|(_, at)| *at),
-            Kind::Types | Kind::Zones => None,
+            Kind::Types | Kind::Zones | Kind::Usage => None,
         }
     }
 }
@@ -184,7 +210,24 @@ pub fn merged(files: &Buying, known: &Known, architectures: &BTreeSet<Architectu
     let Catalog { region, zones, types: _ } = base.catalog.clone();
     let not_offered = not_offered(&types, &zones, known);
     let catalog = Catalog { region, zones, types };
-    Merged { market: Market { catalog, spot, not_offered, origins, ..base.clone() }, added: names, odd }
+    let others = others(policy, &catalog, known);
+    Merged { market: Market { catalog, spot, not_offered, origins, others, ..base.clone() }, added: names, odd }
+}
+
+/// What else runs under the commitments, at the catalog's prices, else at the price list's.
+fn others(policy: &Policy, catalog: &Catalog, known: &Known) -> Vec<Others> {
+    let prices = known.on_demand.as_ref().map(|(prices, _)| prices);
+    let priced = |name: &String| {
+        let spec = catalog.types.iter().find(|spec| spec.name == *name);
+        spec.map(|spec| spec.on_demand).or_else(|| prices?.get(name).copied())
+    };
+    let all = known.usage.iter().map(|((instance_type, zone), &count)| Others {
+        instance_type: instance_type.clone(),
+        zone: zone.clone(),
+        count,
+        on_demand: priced(instance_type),
+    });
+    all.filter(|others| !matching(&policy.commitments, others.sku(), &others.zone).is_empty()).collect()
 }
 
 /// A type of the catalog, by what is known now.
@@ -254,4 +297,16 @@ pub fn wanted(files: &Buying) -> BTreeSet<String> {
         TypeSelector::Size { .. } => None,
     });
     catalog.chain(named).collect()
+}
+
+/// The names and patterns of what commitments pay for; none where there are none.
+pub fn committed(policy: &Policy) -> BTreeSet<String> {
+    let pattern = |commitment: &Commitment| match commitment {
+        Commitment::Zonal { instance_type, .. } => instance_type.clone(),
+        Commitment::Regional { family, .. } | Commitment::SavingsPlan { family: Some(family), .. } => {
+            format!("{family}.*")
+        }
+        Commitment::SavingsPlan { family: None, .. } => "*".to_owned(),
+    };
+    policy.commitments.iter().map(pattern).collect()
 }

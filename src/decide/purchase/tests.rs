@@ -67,7 +67,7 @@ fn policy(classes: Vec<Class>) -> Policy {
 
 /// Books what lives before, in the ledger and for the oracle.
 fn booked(planner: &Planner, policy: &Policy, market: &Market, before: &[Before]) -> (Ledger, Vec<Bought>) {
-    let (mut ledger, mut bought) = (Ledger::new(policy), Vec::new());
+    let (mut ledger, mut bought) = (Ledger::new(policy, market), Vec::new());
     for Before { class, demand, offer, zone } in before {
         let live = planner.live(class, Some(demand), offer, zone, &ledger);
         let known = policy.classes.iter().find(|known| known.name == *class);
@@ -211,7 +211,7 @@ fn a_pending_pod_says_what_came_nearest() {
         catalog: Catalog { region: "r".into(), zones: vec!["a".into()], types: vec![spec] },
         ..Market::default()
     };
-    let ledger = Ledger::new(&policy);
+    let ledger = Ledger::new(&policy, &market);
     let demand = Demand::default();
     let decision = decide(&policy, &demand, &market, &ledger, now());
     let Outcome::Pend(pend) = decision.outcome else { panic!("{decision:?}") };

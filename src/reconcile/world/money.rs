@@ -45,7 +45,7 @@ impl World {
             launched_at: entry.record.launched_at,
         });
         let running: Vec<Running> = running.collect();
-        let prices = bill(&self.config.buying.policy, &self.market.catalog, &running);
+        let prices = bill(&self.config.buying.policy, &self.market, &running);
         live.iter()
             .zip(prices)
             .map(|((entry, pod, class, _), hourly)| {

@@ -5,12 +5,12 @@ use super::super::{
     records::{Machine, MachineState, Tags},
     refusal::Refusal,
 };
-use super::{Api, of_cluster, plain_tags};
+use super::{Api, MOST_VALUES, PRODUCT, any_of, more, of_cluster, plain_tags};
 use crate::interner::Interner;
-use crate::model::InstanceId;
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use crate::model::{InstanceId, Usage, tag};
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Placement, Tenancy};
 use jiff::Timestamp;
-use std::{net::IpAddr, sync::PoisonError};
+use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 
 /// As many as EC2 gives at once.
 const PAGE: usize = 1000;
@@ -57,6 +57,22 @@ fn machine(instance: &Instance, tags: &mut Interner<Tags>) -> Option<Machine> {
     })
 }
 
+/// AWS, "How Reserved Instances are applied": of the same tenancy and platform, and on demand.
+fn uses_commitments(instance: &Instance) -> bool {
+    let shared = instance.placement().and_then(Placement::tenancy).is_none_or(|tenancy| *tenancy == Tenancy::Default);
+    let linux = instance.platform_details().is_none_or(|platform| platform.is_empty() || platform == PRODUCT);
+    instance.instance_lifecycle().is_none() && shared && linux
+}
+
+fn is_of(cluster: &str, instance: &Instance) -> bool {
+    instance.tags().iter().any(|tag| tag.key() == Some(tag::CLUSTER) && tag.value() == Some(cluster))
+}
+
+fn pool(instance: &Instance) -> Option<(String, String)> {
+    let zone = instance.placement()?.availability_zone()?;
+    Some((instance.instance_type()?.as_str().to_owned(), zone.to_owned()))
+}
+
 impl Api {
     /// Those that were launched together have the same tags.
     pub(super) fn machines<'a>(&self, instances: impl IntoIterator<Item = &'a Instance>) -> Vec<Machine> {
@@ -78,8 +94,38 @@ impl Api {
     async fn in_states(&self, cluster: &str, states: &[&str], page: usize) -> Result<Vec<Machine>, Refusal> {
         let states =
             states.iter().fold(Filter::builder().name("instance-state-name"), |filter, state| filter.values(*state));
-        let filters = vec![of_cluster(cluster), states.build()];
-        let (mut found, mut next) = (Vec::new(), None);
+        let mut found = Vec::new();
+        self.each_page(vec![of_cluster(cluster), states.build()], page, |page| found.extend(self.machines(page)))
+            .await?;
+        Ok(found)
+    }
+
+    /// What runs on demand under these types' names or patterns, on shared hardware with Linux, and is not the cluster's.
+    pub async fn usage_beside(&self, cluster: &str, types: &[String]) -> Result<Vec<Usage>, Refusal> {
+        let states = any_of("instance-state-name", &["pending", "running"].map(str::to_owned));
+        let mut filters = vec![states];
+        if types.len() <= MOST_VALUES && !types.iter().any(|pattern| pattern == "*") {
+            filters.push(any_of("instance-type", types));
+        }
+        let mut found = BTreeMap::<(String, String), u32>::new();
+        let mut count = |instance: &Instance| {
+            let pool = uses_commitments(instance) && !is_of(cluster, instance);
+            if let Some(pool) = pool.then(|| self::pool(instance)).flatten() {
+                *found.entry(pool).or_default() += 1;
+            }
+        };
+        self.each_page(filters, CALM_PAGE, |page| page.for_each(&mut count)).await?;
+        let usage = |((instance_type, zone), instances)| Usage { instance_type, zone, instances };
+        Ok(found.into_iter().map(usage).collect())
+    }
+
+    async fn each_page(
+        &self,
+        filters: Vec<Filter>,
+        page: usize,
+        mut take: impl FnMut(&mut dyn Iterator<Item = &Instance>),
+    ) -> Result<(), Refusal> {
+        let mut next = None;
         loop {
             self.limits.take(Kind::Describe, 1).await;
             let sent = self
@@ -91,10 +137,10 @@ impl Api {
                 .send()
                 .await;
             let page = self.answer(Kind::Describe, sent)?;
-            found.extend(self.machines(page.reservations().iter().flat_map(|r| r.instances())));
-            next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            take(&mut page.reservations().iter().flat_map(|r| r.instances()));
+            next = more(page.next_token());
             if next.is_none() {
-                return Ok(found);
+                return Ok(());
             }
         }
     }

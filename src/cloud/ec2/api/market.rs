@@ -2,11 +2,11 @@
 //! is made of them is `decide::purchase::refresh`'s.
 
 use super::super::{limits::Kind, refusal::Refusal};
-use super::{Api, filter};
+use super::{Api, MOST_VALUES, PRODUCT, any_of, filter, more};
 use crate::model::{SoldIn, SoldType, SpotPrice};
 use aws_sdk_ec2::{
     primitives::DateTime,
-    types::{Filter, InstanceType, InstanceTypeInfo, LocationType},
+    types::{InstanceType, InstanceTypeInfo, LocationType},
 };
 use jiff::Timestamp;
 use std::time::SystemTime;
@@ -14,9 +14,6 @@ use std::time::SystemTime;
 /// AWS, "DescribeInstanceTypes": 5 to 100; of the others up to 1000.
 const TYPES_PAGE: i32 = 100;
 const PAGE: i32 = 1000;
-/// AWS, "Filter": values of one filter.
-const MOST_VALUES: usize = 200;
-const PRODUCT: &str = "Linux/UNIX";
 
 fn sold(info: &InstanceTypeInfo) -> SoldType {
     let architectures = info.processor_info().map(|of| of.supported_architectures()).unwrap_or_default();
@@ -27,14 +24,6 @@ fn sold(info: &InstanceTypeInfo) -> SoldType {
         memory_mib: info.memory_info().and_then(|of| of.size_in_mib()),
         burstable: info.burstable_performance_supported().unwrap_or(false),
     }
-}
-
-fn any_of(name: &str, values: &[String]) -> Filter {
-    Filter::builder().name(name).set_values(Some(values.to_vec())).build()
-}
-
-fn more(token: Option<&str>) -> Option<String> {
-    token.filter(|token| !token.is_empty()).map(str::to_owned)
 }
 
 impl Api {

@@ -2,7 +2,7 @@
 
 use super::Facts;
 use crate::decide::purchase::{SpotPrices, policy::Architecture};
-use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice};
+use crate::model::{HourlyPrice, ListPrice, SoldIn, SoldType, SpotPrice, Usage};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -148,6 +148,20 @@ pub fn zones(all: &[SoldIn]) -> (BTreeSet<(String, String)>, Vec<Odd>) {
     };
     let (found, odd) = each(all, read, |(), ()| false);
     (found.into_keys().collect(), odd)
+}
+
+/// Two entries of one pool add up.
+pub fn usage(all: &[Usage]) -> (BTreeMap<(String, String), u32>, Vec<Odd>) {
+    let (mut found, mut odd) = (BTreeMap::new(), Vec::new());
+    for Usage { instance_type, zone, instances } in all {
+        if is_type(instance_type) && is_word(zone) {
+            let count: &mut u32 = found.entry((instance_type.clone(), zone.clone())).or_default();
+            *count = count.saturating_add(*instances);
+        } else {
+            odd.push(Odd::of(format!("{instance_type} in {zone}"), OddWhy::Name));
+        }
+    }
+    (found, odd)
 }
 
 /// Of two prices for one type, the higher.

@@ -114,6 +114,15 @@ fn listed(name: &str, price: &str) -> ListPrice {
     ListPrice { instance_type: name.to_owned(), price: price.to_owned() }
 }
 
+/// Of each sort one.
+fn commitments() -> Vec<Commitment> {
+    vec![
+        Commitment::Zonal { instance_type: "m6i.large".to_owned(), zone: "b".to_owned(), count: 1 },
+        Commitment::Regional { family: "c6i".to_owned(), units: 400 },
+        Commitment::SavingsPlan { family: None, hourly: HourlyPrice(100), discount_percent: 20 },
+    ]
+}
+
 fn amd64() -> BTreeSet<Architecture> {
     BTreeSet::from([Architecture::Amd64])
 }
@@ -124,6 +133,7 @@ prop_compose! {
         zones in prop::collection::vec((0..5usize, 0..3usize), 0..12),
         prices in prop::collection::vec((0..5usize, 0u64..500), 0..8),
         spots in prop::collection::vec((0..5usize, 0..4usize, 0u64..500, -20i64..20), 0..20),
+        usage in prop::collection::vec((0..5usize, 0..4usize, 0u32..4), 0..8),
     ) -> Vec<Told> {
         let dollars = |micros: u64| HourlyPrice(micros).to_string();
         vec![
@@ -132,6 +142,9 @@ prop_compose! {
             Told::OnDemand(prices.into_iter().map(|(n, p)| listed(NAMES[n], &dollars(p))).collect()),
             Told::Spot(spots.into_iter().map(|(n, z, p, ago)| {
                 spot(NAMES[n], ["a", "b", "c", "elsewhere"][z], &dollars(p), ago)
+            }).collect()),
+            Told::Usage(usage.into_iter().map(|(n, z, instances)| Usage {
+                instance_type: NAMES[n].into(), zone: ["a", "b", "c", "elsewhere"][z].into(), instances,
             }).collect()),
         ]
     }
@@ -157,8 +170,10 @@ proptest! {
         own in prop::sample::subsequence(NAMES.to_vec(), 0..=2),
         allow in prop::sample::subsequence(vec!["c6i.*", "m*", "t3.micro", "c6i.large"], 0..=3),
         burstable: bool,
+        committed in prop::sample::subsequence(commitments(), 0..=3),
     ) {
-        let files = files(&have, &allow, burstable, &own);
+        let mut files = files(&have, &allow, burstable, &own);
+        files.policy.commitments = committed;
         let mut known = Known::default();
         for told in &answers {
             known.learn(told, now());
@@ -172,12 +187,15 @@ proptest! {
                 Told::Zones(mut all) => { all.reverse(); Told::Zones(all) }
                 Told::OnDemand(mut all) => { all.reverse(); Told::OnDemand(all) }
                 Told::Spot(mut all) => { all.reverse(); Told::Spot(all) }
+                Told::Usage(mut all) => { all.reverse(); Told::Usage(all) }
             };
             other.learn(&told, now());
         }
         prop_assert_eq!(&merged(&files, &other, &amd64(), "ec2").market, &market);
 
-        let [Told::Types(types), Told::Zones(zones), Told::OnDemand(prices), Told::Spot(spots)] = &answers[..] else {
+        let [Told::Types(types), Told::Zones(zones), Told::OnDemand(prices), Told::Spot(spots), Told::Usage(usage)] =
+            &answers[..]
+        else {
             unreachable!()
         };
         let list_price = |name: &str| {
@@ -215,6 +233,25 @@ proptest! {
                 prop_assert_eq!(market.not_offered.contains(&pool), zone_told && !there);
             }
         }
+        let mut others = Vec::new();
+        for (name, zone) in NAMES.iter().flat_map(|name| ["a", "b", "c", "elsewhere"].map(|zone| (*name, zone))) {
+            let mine: Vec<&Usage> = usage.iter().filter(|u| u.instance_type == name && u.zone == zone).collect();
+            let pays = |commitment: &Commitment| match commitment {
+                Commitment::Zonal { .. } => name == "m6i.large" && zone == "b",
+                Commitment::Regional { .. } => name.starts_with("c6i."),
+                Commitment::SavingsPlan { .. } => true,
+            };
+            if !mine.is_empty() && files.policy.commitments.iter().any(pays) {
+                let sold = market.catalog.types.iter().find(|spec| spec.name == name).map(|spec| spec.on_demand);
+                others.push(Others {
+                    instance_type: name.to_owned(),
+                    zone: zone.to_owned(),
+                    count: mine.iter().map(|u| u.instances).sum(),
+                    on_demand: sold.or(list_price(name)),
+                });
+            }
+        }
+        prop_assert_eq!(&market.others, &others);
         prop_assert!(market.spot.keys().all(|(_, zone)| ZONES.contains(&zone.as_str())));
         prop_assert!(odd.iter().all(|o| matches!(o.why, OddWhy::NoPrice | OddWhy::Baseline)));
         // What is no fact of the market stays the files'.
@@ -236,11 +273,13 @@ proptest! {
             Told::Zones(vec![SoldIn { instance_type: name.clone(), zone: text.clone() }]),
             Told::OnDemand(vec![listed(&name, &text), listed("c6i.large", &text)]),
             Told::Spot(vec![SpotPrice { since, ..spot(&name, "a", &text, 0) }]),
+            Told::Usage(vec![Usage { instance_type: name.clone(), zone: text.clone(), instances: 1 }]),
         ];
         for told in &answers {
             let mut after = before.clone();
             let learned = after.learn(told, now());
-            if learned.entries == 0 {
+            prop_assert_eq!(learned.taken, learned.entries > 0);
+            if !learned.taken {
                 prop_assert_eq!(&after, &before);
                 prop_assert!(!learned.odd.is_empty());
             }
@@ -302,6 +341,26 @@ fn a_type_that_a_class_names_joins_with_its_price_and_a_burstable_one_does_not_f
     let spec = after.market.catalog.types.iter().find(|spec| spec.name == "c6i.xlarge").unwrap();
     assert_eq!((spec.cpu_millis, spec.memory_bytes, spec.on_demand), (4000, 8 << 30, HourlyPrice(170_000)));
     assert_eq!(after.market.origins.on_demand.to_string(), "2026-09-21T14:13Z, from ec2");
+}
+
+#[test]
+fn an_account_in_which_nothing_runs_any_more_frees_its_commitments() {
+    let mut files = files(&["c6i.large"], &[], false, &[]);
+    files.policy.commitments = commitments();
+    let mut known = Known::default();
+    let one = Usage { instance_type: "c6i.large".to_owned(), zone: "a".to_owned(), instances: 2 };
+    assert!(known.learn(&Told::Usage(vec![one]), now()).taken);
+    assert_eq!(merged(&files, &known, &amd64(), "ec2").market.others.len(), 1);
+    assert!(known.learn(&Told::Usage(Vec::new()), now()).taken);
+    assert_eq!(merged(&files, &known, &amd64(), "ec2").market.others, []);
+}
+
+#[test]
+fn usage_is_asked_for_by_what_commitments_pay_for() {
+    let mut policy = policy(&[], false);
+    assert_eq!(committed(&policy), BTreeSet::new());
+    policy.commitments = commitments();
+    assert_eq!(Vec::from_iter(committed(&policy)), ["*", "c6i.*", "m6i.large"]);
 }
 
 #[test]

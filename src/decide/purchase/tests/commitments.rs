@@ -28,6 +28,11 @@ fn catalog() -> Catalog {
 
 /// What these cost in this order of launch, each a type and a zone.
 fn billed(commitments: &[Commitment], machines: &[(&str, &str)]) -> Vec<u64> {
+    billed_beside(commitments, &[], machines)
+}
+
+/// The same, where these run in the account beside them.
+fn billed_beside(commitments: &[Commitment], others: &[Others], machines: &[(&str, &str)]) -> Vec<u64> {
     let policy =
         Policy { commitments: commitments.to_vec(), ..policy(vec![class("own", 1, vec![step(Purchase::OnDemand)])]) };
     let offers: Vec<Offer> = machines
@@ -44,7 +49,8 @@ fn billed(commitments: &[Commitment], machines: &[(&str, &str)]) -> Vec<u64> {
             launched_at: now() + SignedDuration::from_secs(second),
         })
         .collect();
-    bill(&policy, &catalog(), &running).into_iter().map(|price| price.0).collect()
+    let market = Market { catalog: catalog(), others: others.to_vec(), ..Market::default() };
+    bill(&policy, &market, &running).into_iter().map(|price| price.0).collect()
 }
 
 fn regional(units: u64) -> Commitment {
@@ -106,8 +112,9 @@ fn the_next_instance_is_priced_by_all_commitments_that_have_something_left_for_i
     let commitments = vec![compute, regional(400)];
     let policy = Policy { commitments, ..policy(vec![]) };
     let xlarge = sized("m6i.xlarge", 200_000);
-    let matching = super::super::ledger::matching(&policy.commitments, &xlarge, "a");
-    let (price, draws) = Ledger::new(&policy).after_commitments(&policy.commitments, &matching, &xlarge);
+    let matching = super::super::ledger::matching(&policy.commitments, xlarge.sku(), "a");
+    let (price, draws) =
+        Ledger::new(&policy, &Market::default()).after_commitments(&policy.commitments, &matching, xlarge.sku());
     // Half of it is the Reserved Instance's; the other half costs 0.1, 0.07 of the plan's.
     let by = |commitment, amount| Draw { commitment, amount };
     assert_eq!((price, draws), (HourlyPrice(0), vec![by(1, 400), by(0, 70_000)]));
@@ -120,13 +127,37 @@ fn when_what_was_covered_ends_the_commitment_covers_another() {
     assert_eq!(billed(&one, &[("m6i.large", "b")]), [0]);
 }
 
+fn others(name: &str, zone: &str, count: u32, price: Option<u64>) -> Others {
+    Others { instance_type: name.into(), zone: zone.into(), count, on_demand: price.map(HourlyPrice) }
+}
+
+#[test]
+fn what_else_the_account_runs_is_covered_first() {
+    let two = [regional(800)];
+    let large = |count| others("m6i.large", "b", count, Some(100_000));
+    let machines = [("m6i.large", "a"), ("m6i.large", "a")];
+    assert_eq!(billed_beside(&two, &[large(0)], &machines), [0, 0]);
+    assert_eq!(billed_beside(&two, &[large(1)], &machines), [0, 100_000]);
+    assert_eq!(billed_beside(&two, &[large(9)], &machines), [100_000, 100_000]);
+    assert_eq!(billed_beside(&two, &[others("c6i.large", "a", 9, Some(80_000))], &machines), [0, 0]);
+}
+
+#[test]
+fn a_type_of_no_known_price_takes_its_units_of_reserved_instances_and_next_to_nothing_of_a_plan() {
+    let plan = Commitment::SavingsPlan { family: None, hourly: HourlyPrice(70_001), discount_percent: 30 };
+    let unknown = [others("m6i.24xlarge", "a", 1, None)];
+    assert_eq!(billed_beside(&[regional(800)], &unknown, &[("m6i.large", "a")]), [100_000]);
+    assert_eq!(billed_beside(&[plan], &unknown, &[("m6i.large", "a")]), [0]);
+}
+
 #[test]
 fn spot_and_reserved_capacity_cost_what_they_were_bought_for() {
     let policy = Policy { commitments: vec![regional(800)], ..policy(vec![]) };
     for purchase in [Purchase::Spot, Purchase::CapacityReservation] {
         let offer = Offer { instance_type: "m6i.large".into(), purchase, price: HourlyPrice(7) };
         let running = Running { offer: &offer, zone: "a", class: "", demand: None, launched_at: now() };
-        assert_eq!(bill(&policy, &catalog(), &[running]), [HourlyPrice(7)]);
+        let market = Market { catalog: catalog(), ..Market::default() };
+        assert_eq!(bill(&policy, &market, &[running]), [HourlyPrice(7)]);
     }
 }
 
@@ -147,6 +178,11 @@ proptest! {
         }).collect();
         let named: Vec<(&str, &str)> = machines.iter().map(|(t, z)| (names[*t].as_str(), ["a", "b"][*z])).collect();
         let bills = billed(&commitments, &named);
+        // What runs beside the cluster costs it as much as if it were the cluster's oldest.
+        let (old, young) = named.split_at(named.len() / 3);
+        let price = |name: &str| catalog().types.into_iter().find(|t| t.name == name).map(|t| t.on_demand.0);
+        let beside: Vec<Others> = old.iter().map(|(name, zone)| others(name, zone, 1, price(name))).collect();
+        prop_assert_eq!(&billed_beside(&commitments, &beside, young)[..], &bills[old.len()..]);
         let mut saved = 0;
         for (bill, (t, _)) in bills.iter().zip(&machines) {
             prop_assert!(*bill <= list[*t]);

@@ -84,6 +84,7 @@ prop_compose! {
         reserved in 0u64..2,
         free in prop::option::weighted(0.3, 0u32..9),
         missing in prop::collection::btree_set(pool(), 0..3),
+        others in prop::collection::vec(others(), 0..3),
     ) -> Market {
         let zones: Vec<String> = ZONES[..zones].iter().map(|z| (*z).into()).collect();
         let pools = types.iter().flat_map(|t| zones.iter().map(|z| (t.name.clone(), z.clone())));
@@ -97,9 +98,19 @@ prop_compose! {
             quarantine,
             free_addresses,
             not_offered,
+            others,
             ..Market::default()
         }
     }
+}
+
+fn others() -> impl Strategy<Value = Others> {
+    (pool(), 0u32..3, prop::option::weighted(0.8, 1u64..15)).prop_map(|((name, zone), count, price)| Others {
+        instance_type: name.to_owned(),
+        zone: zone.to_owned(),
+        count,
+        on_demand: price.map(HourlyPrice),
+    })
 }
 
 pub fn market() -> impl Strategy<Value = Market> {

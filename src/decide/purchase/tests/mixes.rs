@@ -64,7 +64,7 @@ proptest! {
         let first = step(if spot_first { Purchase::Spot } else { Purchase::OnDemand });
         let policy = policy(vec![Class { mix: Some(mix), ..class("default", 0, vec![first, later]) }]);
         let mut counts: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-        let decisions = Planner::new(&policy, &market, now()).decide_all(&demands, &mut Ledger::new(&policy));
+        let decisions = Planner::new(&policy, &market, now()).decide_all(&demands, &mut Ledger::new(&policy, &market));
         for (demand, decision) in demands.iter().zip(&decisions) {
             let Outcome::Plan(choice) = &decision.outcome else { panic!("{decision:?}") };
             let (n, on_demand) = counts.entry(oracle::group(&policy.classes[0], demand)).or_default();

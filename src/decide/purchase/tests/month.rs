@@ -80,6 +80,9 @@ fn spot_price(name: &str, zone: &str, hour: i64) -> u64 {
     list * (340 + wave.abs_diff(24)) / 1000
 }
 
+/// When an m6i.large of somebody else runs in the account.
+const OTHERS: std::ops::Range<i64> = 200..500;
+
 fn market(hour: i64) -> Market {
     let zones = vec!["a".to_owned(), "b".to_owned()];
     let spec = |&(name, cpu, gib, price, _): &(&str, u64, u64, u64, f64)| TypeSpec {
@@ -96,7 +99,18 @@ fn market(hour: i64) -> Market {
     let pools =
         types.iter().filter(|t| t.burst.is_none()).flat_map(|t| zones.iter().map(|z| (t.name.clone(), z.clone())));
     let spot = pools.map(|(t, z)| (HourlyPrice(spot_price(&t, &z, hour)), (t, z))).map(|(p, pool)| (pool, p)).collect();
-    Market { catalog: Catalog { region: "r".to_owned(), zones, types }, spot, ..Market::default() }
+    let others = Others {
+        instance_type: "m6i.large".to_owned(),
+        zone: "b".to_owned(),
+        count: u32::from(OTHERS.contains(&hour)),
+        on_demand: types.iter().find(|t| t.name == "m6i.large").map(|t| t.on_demand),
+    };
+    Market {
+        catalog: Catalog { region: "r".to_owned(), zones, types },
+        spot,
+        others: vec![others],
+        ..Market::default()
+    }
 }
 
 fn buying() -> Policy {
@@ -157,10 +171,14 @@ fn model(policy: &Policy, lives: &[Life]) -> (f64, Vec<Ran>) {
                 launched_at: at(one.life.begin),
             })
             .collect();
-        let hourly: u128 = bill(policy, &market(0).catalog, &running).iter().map(|price| u128::from(price.0)).sum();
-        // In micro-dollars times seconds: nothing is rounded.
-        micros += hourly * u128::try_from(until - *clock).unwrap();
-        *clock = until;
+        while *clock < until {
+            let hour = *clock / 3600;
+            let next = until.min((hour + 1) * 3600);
+            let hourly: u128 = bill(policy, &market(hour), &running).iter().map(|price| u128::from(price.0)).sum();
+            // In micro-dollars times seconds: nothing is rounded.
+            micros += hourly * u128::try_from(next - *clock).unwrap();
+            *clock = next;
+        }
     };
     let mut arrivals = lives.iter().peekable();
     while arrivals.peek().is_some() || !living.is_empty() {
@@ -172,7 +190,7 @@ fn model(policy: &Policy, lives: &[Life]) -> (f64, Vec<Ran>) {
         while let Some(life) = arrivals.next_if(|life| life.begin <= moment) {
             let market = market(moment / 3600);
             let planner = Planner::new(policy, &market, at(moment));
-            let mut ledger = Ledger::new(policy);
+            let mut ledger = Ledger::new(policy, &market);
             for one in &living {
                 let live = planner.live(&one.class, Some(&one.life.demand), &one.offer, &one.zone, &ledger);
                 ledger.book(&live);
@@ -221,8 +239,10 @@ fn oracle_bill(ran: &[Ran]) -> f64 {
         if let Some(hours) = usage.get_mut(&("c6i.large", "a")) {
             *hours = (*hours - 1.0).max(0.0);
         }
+        // Of the eight units the other's four.
+        let free = if OTHERS.contains(&hour) { 4.0 } else { 8.0 };
         let units: f64 = usage.iter().filter(|(p, _)| p.0.starts_with("m6i")).map(|(p, h)| h * facts(p.0).4).sum();
-        let uncovered = if units > 8.0 { (units - 8.0) / units } else { 0.0 };
+        let uncovered = if units > free { (units - free) / units } else { 0.0 };
         for (pool, hours) in &mut usage {
             if pool.0.starts_with("m6i") {
                 *hours *= uncovered;

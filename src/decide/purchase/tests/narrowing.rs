@@ -53,7 +53,7 @@ proptest! {
     ) {
         let policy = asked_freely(policy);
         let planner = Planner::new(&policy, &market, now());
-        let mut ledger = Ledger::new(&policy);
+        let mut ledger = Ledger::new(&policy, &market);
         planner.decide_all(&before, &mut ledger);
         for (demand, annotations) in before.iter().zip(all) {
             let plain = Demand { uid: "plain".into(), annotations: Arc::default(), ..demand.clone() };
@@ -89,7 +89,7 @@ fn a_pod_narrowed_to_on_demand_does_not_wait_for_a_shortage_of_what_it_may_not_h
     };
     let option = |annotations: &[(&str, &str)]| {
         let demand = Demand { annotations: Arc::new(labels(annotations)), ..Demand::default() };
-        match decide(&policy, &demand, &market, &Ledger::new(&policy), now()).outcome {
+        match decide(&policy, &demand, &market, &Ledger::new(&policy, &market), now()).outcome {
             Outcome::Plan(choice) => Some(choice.option),
             Outcome::Pend(_) => None,
         }

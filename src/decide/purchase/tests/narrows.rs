@@ -396,7 +396,7 @@ proptest! {
             .map(|(demand, class)| Demand { class: class.map(str::to_owned), ..demand })
             .collect();
         let planner = Planner::new(&policy, &market, now());
-        let decisions = planner.decide_all(&demands, &mut Ledger::new(&policy));
+        let decisions = planner.decide_all(&demands, &mut Ledger::new(&policy, &market));
         // The limits of a class are its own.
         let mut common = policy.clone();
         common.limits.retain(|limit| !matches!(limit.scope, Scope::Class(_)));

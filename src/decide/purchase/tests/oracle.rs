@@ -420,24 +420,35 @@ impl Question<'_> {
     }
 
     /// Price and draws of one more on demand. The rest is what nothing has covered of the list price yet.
+    /// What else of the account runs has come before.
     pub fn on_demand(&self, class: &Class, spec: &TypeSpec, zone: &str) -> (u64, Vec<(usize, u64)>) {
-        let list = spec.on_demand.0;
-        let (mut rest, mut draws) = (list, Vec::new());
         if !class.use_commitments {
-            return (rest, draws);
+            return (spec.on_demand.0, Vec::new());
         }
-        let used = |index: usize| -> u64 {
-            self.bought.iter().flat_map(|one| &one.drawn).filter(|(i, _)| *i == index).map(|(_, n)| n).sum()
-        };
+        let mut taken: Vec<(usize, u64)> = Vec::new();
+        for others in &self.market.others {
+            let list = others.on_demand.map_or(1, |price| price.0);
+            for _ in 0..others.count {
+                taken.extend(self.cover(&others.instance_type, &others.zone, list, &taken).1);
+            }
+        }
+        taken.extend(self.bought.iter().flat_map(|one| &one.drawn));
+        self.cover(&spec.name, zone, spec.on_demand.0, &taken)
+    }
+
+    /// What is uncovered of one machine where so much of each commitment is taken, and what it takes.
+    fn cover(&self, name: &str, zone: &str, list: u64, taken: &[(usize, u64)]) -> (u64, Vec<(usize, u64)>) {
+        let (mut rest, mut draws) = (list, Vec::new());
+        let used = |index: usize| -> u64 { taken.iter().filter(|(i, _)| *i == index).map(|(_, n)| n).sum() };
         // In hundredths of a `small`.
         let sizes = [("nano", 25), ("small", 100), ("medium", 200), ("large", 400), ("xlarge", 800)];
-        let (family, size) = spec.name.split_once('.').unwrap();
-        let units = sizes.iter().find(|(name, _)| *name == size).unwrap().1;
+        let (family, size) = name.split_once('.').unwrap();
+        let units = sizes.iter().find(|(known, _)| *known == size).unwrap().1;
         for turn in 0..4 {
             for (index, commitment) in self.policy.commitments.iter().enumerate() {
                 let (kind, covers, all) = match commitment {
                     Commitment::Zonal { instance_type, zone: z, count } => {
-                        (0, *instance_type == spec.name && z == zone, u64::from(*count))
+                        (0, instance_type == name && z == zone, u64::from(*count))
                     }
                     Commitment::Regional { family: of, units } => (1, of == family, *units),
                     Commitment::SavingsPlan { family: Some(of), hourly, .. } => (2, of == family, hourly.0),

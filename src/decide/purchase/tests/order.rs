@@ -98,7 +98,7 @@ proptest! {
                 }
             };
             let planner = Planner::new(policy, &market, now());
-            planner.decide_all(&demands, &mut Ledger::new(policy)).iter().map(told).collect()
+            planner.decide_all(&demands, &mut Ledger::new(policy, &market)).iter().map(told).collect()
         };
         prop_assert_eq!(of(&policy, &|index| index), of(&other_policy, &|index| was[index]));
     }
