@@ -1,6 +1,6 @@
 //! What EC2 sells, and at what price, is found out while the provider runs.
 
-use super::standin::{Scripted, metrics, script, until};
+use super::standin::{self, Scripted, metrics, script, until, until_within};
 use super::support::*;
 use super::{alone, gone, of_class, provider};
 use k8s_openapi::api::core::v1::Node;
@@ -105,6 +105,51 @@ async fn a_type_that_an_edit_of_the_catalog_adds_is_bought_without_a_restart() {
     let pod = space.until_running("edited").await;
     assert_eq!(annotation(&pod, "instance-type"), "t3.medium");
     gone(&space, &["edited"]).await;
+}
+
+/// An instance of somebody else of the account.
+struct Another(String);
+
+impl Another {
+    fn runs(instance_type: &str) -> Self {
+        let kind = format!("ImageId={}&InstanceType={instance_type}", standin::fact("/image"));
+        let place = "Placement.AvailabilityZone=us-east-1a&MinCount=1&MaxCount=1";
+        let answer = standin::by_another(&format!("Action=RunInstances&{kind}&{place}"));
+        let (_, rest) = answer.split_once("<instanceId>").unwrap_or_else(|| panic!("{answer}"));
+        Self(rest.split('<').next().unwrap_or_default().to_owned())
+    }
+}
+
+impl Drop for Another {
+    fn drop(&mut self) {
+        standin::by_another(&format!("Action=TerminateInstances&InstanceId.1={}", self.0));
+    }
+}
+
+#[tokio::test]
+async fn commitments_pay_for_the_accounts_other_instances_first_and_for_the_clusters_when_those_end() {
+    let _turn = alone().await;
+    let space = Space::new("ec2-committed").await;
+    let another = Another::runs("r6i.large");
+    provider(&["kill"]);
+    provider(&["up", "--ec2"]);
+    for kind in ["on-demand", "usage"] {
+        until("it is told", || refreshes(kind, "told") >= 1).await;
+    }
+    // Of two Reserved Instances one is the other's.
+    for (name, price) in [("covered", "0"), ("full-price", "0.126")] {
+        space.apply(&of_class(name, "committed")).await;
+        let pod = space.until_running(name).await;
+        let bought = (annotation(&pod, "instance-type"), annotation(&pod, "hourly-price"));
+        assert_eq!(bought, ("r6i.large".to_owned(), price.to_owned()), "{name}");
+    }
+    let payer = format!("namespace=\"{}\"", space.name);
+    let hourly = || super::metric("pilotlight_hourly_cost_dollars", &[&payer, "class=\"committed\""]);
+    until("the second is paid for", || (hourly() - 0.126).abs() < 1e-9).await;
+    drop(another);
+    // It is asked once a minute.
+    until_within(2 * PATIENCE, "the other's has become the second's", || hourly() == 0.0).await;
+    gone(&space, &["covered", "full-price"]).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use super::{
     moto::Spent,
     params::Params,
     script::Script,
-    server::{end, pass_on},
+    server::{self, end},
     world::{World, now},
 };
 use axum::{
@@ -187,7 +187,9 @@ async fn interrupt(
 
 /// The body is as EC2's query protocol has it.
 async fn by_another(State(world): State<Arc<World>>, body: String) -> Result<String, Refused> {
-    pass_on(&world, &Params::parse(&body)).await.map_err(|refusal| (StatusCode::BAD_REQUEST, refusal.message))
+    server::by_another(&world, &Params::parse(&body))
+        .await
+        .map_err(|refusal| (StatusCode::BAD_REQUEST, refusal.message))
 }
 
 async fn event(State(world): State<Arc<World>>, body: String) -> Result<(), Refused> {

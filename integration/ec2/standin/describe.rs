@@ -12,7 +12,7 @@ use super::{
     xml::{items, leaf, node, replace, text},
 };
 use jiff::Timestamp;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use xmltree::{Element, XMLNode};
 
 /// One instance's element, with its reservation's id.
@@ -42,11 +42,20 @@ pub fn listed(root: &Element) -> Vec<Listed> {
     found
 }
 
-/// Those that may be seen, as they are now.
-pub fn overlay(listed: &[Listed], known: &Instances, script: &Script, now: Timestamp) -> Vec<Described> {
+/// Those that may be seen, as they are now; somebody else's as moto has them.
+pub fn overlay(
+    listed: &[Listed],
+    known: &Instances,
+    others: &BTreeSet<String>,
+    script: &Script,
+    now: Timestamp,
+) -> Vec<Described> {
     let seen = |listed: &Listed| {
-        let instance = known.visible(&listed.id, script, now)?;
-        let element = laid_over(&listed.element, instance, script, now);
+        let element = match known.visible(&listed.id, script, now) {
+            Some(instance) => laid_over(&listed.element, instance, script, now),
+            None if others.contains(&listed.id) => Element::clone(&listed.element),
+            None => return None,
+        };
         Some(Described { reservation: listed.reservation.clone(), element })
     };
     listed.iter().filter_map(seen).collect()
@@ -238,7 +247,7 @@ mod tests {
         let script = Script { pending_millis: 1000, ..Script::default() };
         known.0.get_mut("i-01").unwrap().stopping = Some(Stopping::by_user(at(10)));
         known.0.remove("i-02");
-        let all = overlay(&moto, &known, &script, at(20));
+        let all = overlay(&moto, &known, &BTreeSet::new(), &script, at(20));
         assert_eq!(text(&all[0].element, "instanceState/name").unwrap(), "pending");
         let set = all[0].element.get_child("networkInterfaceSet").unwrap().get_child("item").unwrap();
         assert_eq!(items(set, "privateIpAddressesSet").count(), 2);
@@ -246,12 +255,14 @@ mod tests {
         assert_eq!(text(&all[1].element, "stateReason/code").unwrap(), "Client.UserInitiatedShutdown");
         assert_eq!(text(&all[1].element, "privateIpAddress"), None);
         assert_eq!(all.len(), 2, "what was not launched here is not shown");
+        let all = overlay(&moto, &known, &BTreeSet::from(["i-02".to_owned()]), &script, at(20));
+        assert_eq!(text(&all[2].element, "instanceState/name").unwrap(), "running", "somebody else's");
     }
 
     #[test]
     fn filters_are_all_met_and_an_unknown_one_is_refused() {
         let (moto, known) = world(3);
-        let all = || overlay(&moto, &known, &Script::default(), at(0));
+        let all = || overlay(&moto, &known, &BTreeSet::new(), &Script::default(), at(0));
         let with = |name: &str, value: &str| {
             filtered(all(), &Params::of(&[("Filter.1.Name", name), ("Filter.1.Value.1", value)]))
         };
@@ -270,7 +281,8 @@ mod tests {
         loop {
             let mut params = Params::of(&[("MaxResults", "5")]);
             token.iter().for_each(|token| params.set("NextToken", token));
-            let (got, next) = page(overlay(&moto, &known, &Script::default(), at(0)), &params).unwrap();
+            let (got, next) =
+                page(overlay(&moto, &known, &BTreeSet::new(), &Script::default(), at(0)), &params).unwrap();
             assert!(got.len() <= 5);
             seen.extend(ids(&got));
             token = next;

@@ -104,6 +104,11 @@ impl Moto {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was kept of its answers is out of date.
+    pub fn look_again(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// What it says of these instances, all of which it must know.
     pub async fn instances(&self, ids: &[String]) -> Result<Vec<Listed>, Refusal> {
         // Who comes meanwhile waits, and finds them.
@@ -163,7 +168,7 @@ impl Moto {
         // Also when no answer came: the call may have been heard.
         let harmless = ["RunInstances", "TerminateInstances"].contains(&action);
         if !harmless && !action.starts_with("Describe") && !action.starts_with("Get") {
-            self.changes.fetch_add(1, Ordering::SeqCst);
+            self.look_again();
         }
         {
             let mut spent = self.spent();

@@ -175,13 +175,17 @@ async fn once(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
 async fn describe_instances(world: &World, params: &Params) -> Result<String, Refusal> {
     let ids = params.list("InstanceId");
     known(world, &ids)?;
-    let ids = if ids.is_empty() { world.state().instances.0.keys().cloned().collect() } else { ids };
+    let all = || {
+        let state = world.state();
+        state.instances.0.keys().chain(&state.others).cloned().collect()
+    };
+    let ids = if ids.is_empty() { all() } else { ids };
     let listed = world.moto.instances(&ids).await?;
     let all = {
         let mut state = world.state();
         let state = &mut *state;
         state.tick(now());
-        describe::overlay(&listed, &state.instances, &state.script, now())
+        describe::overlay(&listed, &state.instances, &state.others, &state.script, now())
     };
     let (page, next) = describe::page(describe::filtered(all, params)?, params)?;
     Ok(xml::response("DescribeInstancesResponse", describe::answer(page, next), &request_id()))
@@ -330,5 +334,18 @@ async fn paged(world: &World, params: &Params, list: &str, most: usize) -> Resul
 pub(super) async fn pass_on(world: &World, params: &Params) -> Result<String, Refusal> {
     let (root, text) = world.moto.query_text(params).await?;
     note_template(world, params, &root);
+    Ok(text)
+}
+
+/// A call of somebody else of the account. What it launches has no machine, and can be seen.
+pub(super) async fn by_another(world: &World, params: &Params) -> Result<String, Refusal> {
+    let (root, text) = world.moto.query_text(params).await?;
+    note_template(world, params, &root);
+    // Of the state of what is not ours it alone knows.
+    world.moto.look_again();
+    if params.action() == "RunInstances" {
+        let ids = xml::items(&root, "instancesSet").filter_map(|item| xml::text(item, "instanceId"));
+        world.state().others.extend(ids);
+    }
     Ok(text)
 }

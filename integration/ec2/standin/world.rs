@@ -16,7 +16,7 @@ use super::{
 };
 use jiff::Timestamp;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -42,6 +42,8 @@ pub struct World {
 pub struct State {
     pub script: Script,
     pub instances: Instances,
+    /// Instances of somebody else of the account: records of moto's alone.
+    pub others: BTreeSet<String>,
     pub buckets: Buckets,
     pub tokens: Tokens,
     pub calls: Calls,
