@@ -141,7 +141,7 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
         std::fs::write(&file, text).expect("written");
         file
     };
-    let bad_policy = broken("policy.yaml", "defaults: {instances: {allow: [\"c9z.*\"]}}\n").display().to_string();
+    let bad_policy = broken("policy.yaml", "defaults: {instances: {allow: [\"c9z-large\"]}}\n").display().to_string();
     let bad_catalog = broken("catalog.yaml", "types: many\n").display().to_string();
     let bad_prices =
         broken("prices.yaml", "spot:\n  - {type: c6i.large, zone: moon, price: 1}\n").display().to_string();
@@ -159,6 +159,22 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
     // What clap refuses.
     assert_eq!(plan(&["-f", "-"], WEB).code, Some(2), "a policy is required");
     assert_eq!(plan(&["-f", "-", "--policy", &policy, "--assume-spot", "0"], WEB).code, Some(2));
+}
+
+#[test]
+fn what_the_catalog_lacks_is_warned_of_and_the_rest_is_planned() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("policy.yaml");
+    std::fs::write(&file, "defaults: {instances: {allow: [\"c6i.*\", \"m5.*\"]}}\n").expect("written");
+    let (policy, catalog) = (file.display().to_string(), root("provider-config/catalog-ec2.yaml"));
+    let args = ["-f", "-", "--policy", &policy, "--catalog", &catalog, "-o", "json"];
+    let planned = plan(&args, WEB);
+    assert_eq!(options(&planned), ["on-demand"; 4]);
+    let warning =
+        format!("pilotlight: warning: {policy}:1: defaults.instances.allow[1]: \"m5.*\" is no type of the catalog");
+    assert!(planned.err.starts_with(&warning) && planned.err.lines().count() == 1, "{}", planned.err);
+    let large = plan(&args[..6], &WEB.replace("memory: 1Gi", "memory: 2Ti"));
+    assert!(large.code == Some(1) && large.out.contains("no type is known of m5.*"), "{}", large.out);
 }
 
 #[test]

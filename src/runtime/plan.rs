@@ -91,7 +91,8 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
 }
 
 impl MarketFiles {
-    /// The policy, and what can be bought: the catalog that stands beside it unless another is named.
+    /// The policy, and what can be bought: the catalog that stands beside it unless another is named. Says on standard
+    /// error what the policy names and the catalog lacks.
     pub(super) fn load(&self) -> Result<(Policy, Market), PolicyError> {
         // What is named comes before what only stands beside it.
         if let Err(source) = std::fs::metadata(&self.policy) {
@@ -103,7 +104,10 @@ impl MarketFiles {
         if let Some(percent) = self.assume_spot {
             market.assume_spot(percent);
         }
-        let policy = policy::load_policy(&self.policy, &market.catalog)?;
+        let policy::Loaded { policy, unlisted } = policy::load_policy(&self.policy, &market.catalog)?;
+        for unlisted in unlisted {
+            eprintln!("pilotlight: warning: {}", unlisted.left_out());
+        }
         Ok((policy, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
     }
 }

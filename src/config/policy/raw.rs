@@ -179,7 +179,8 @@ pub enum After {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Instances {
-    /// Names or globs; left out: every type.
+    /// Names or globs; left out: every type. What no type of the catalog has is refused, but where EC2 is asked for it
+    /// (cloud.ec2.refresh).
     pub allow: Option<Vec<String>>,
     /// Adds to what the defaults deny.
     pub deny: Vec<String>,

@@ -123,6 +123,15 @@ pub enum TypeSelector {
     },
 }
 
+impl std::fmt::Display for TypeSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(glob) => glob.fmt(f),
+            Self::Size { cpu_millis, memory_bytes } => write!(f, "{cpu_millis}m-{}Mi", memory_bytes >> 20),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sizing {
     /// What the Pod requests; these where it requests nothing.
