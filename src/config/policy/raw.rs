@@ -88,6 +88,7 @@ pub struct Defaults {
     pub sizing: Option<Sizing>,
     pub credits: Option<Credits>,
     pub placement: Option<Placement>,
+    /// As a class's, for those that say none, and for standby pools.
     pub max_hourly_price: Option<Dollars>,
     pub commitments: Option<UseCommitments>,
     pub ice: Ice,

@@ -1,6 +1,6 @@
 //! A policy and a market, prepared so that a Pod's decision is comparisons of integers.
 
-use super::ledger::matching;
+use super::ledger::{Ledger, matching};
 use super::market::{Catalog, Market, TypeSpec};
 use super::policy::{Class, Instances, Policy, TypeSelector};
 use super::why::Unfit;
@@ -97,6 +97,16 @@ impl<'a> Planner<'a> {
             types,
             zones,
         }
+    }
+}
+
+impl Planner<'_> {
+    /// What one more instance on demand costs that no class buys, after commitments. None: the market does not have it.
+    pub fn classless_price(&self, instance_type: &str, zone: &str, ledger: &Ledger) -> Option<HourlyPrice> {
+        let type_id = self.types.binary_search_by(|spec| spec.name.as_str().cmp(instance_type)).ok()?;
+        let zone_id = self.zones.binary_search(&zone).ok()?;
+        let matching = &self.commitments[type_id * self.zones.len() + zone_id];
+        Some(ledger.price_after_commitments(&self.policy.commitments, matching, self.types[type_id].sku()))
     }
 }
 

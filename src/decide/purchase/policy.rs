@@ -25,6 +25,13 @@ pub struct Policy {
     pub reserve: crate::decide::reserve::Policy,
 }
 
+impl Policy {
+    /// What holds where no class is meant.
+    pub fn defaults(&self) -> Option<&Class> {
+        self.classes.last()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Class {
     pub name: String,
