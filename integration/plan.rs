@@ -83,6 +83,18 @@ fn manifests_are_read_from_the_standard_input_and_from_files_alike() {
 }
 
 #[test]
+fn a_providers_file_says_all_that_is_bought_by_and_another_policy_may_be_tried_with_it() {
+    let (policy, _) = shipped();
+    let provider = root("provider-config/provider-ec2.yaml");
+    let plain = plan(&["-f", "-", "--config", &provider, "-o", "json"], WEB);
+    assert_eq!(options(&plain), ["on-demand"; 4]);
+    let tried = plan(&["-f", "-", "--config", &provider, "--policy", &policy, "-o", "json"], WEB);
+    assert_eq!(options(&tried).len(), 4);
+    let class = |said: &Said| serde_json::from_str::<Value>(&said.out).expect("JSON")["replicas"][0]["class"].clone();
+    assert_ne!(class(&plain), class(&tried));
+}
+
+#[test]
 fn spot_is_bought_at_the_prices_that_are_given() {
     let (policy, prices) = shipped();
     let base = ["-f", "-", "--policy", &policy, "-o", "json"];
@@ -156,7 +168,11 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
     }
     let none = plan(&["-f", "-", "--policy", "/no/such/policy.yaml"], WEB);
     assert!(none.code == Some(2) && none.err.contains("/no/such/policy.yaml"), "{}", none.err);
+    let none = plan(&["-f", "-", "--config", "/no/such/provider.yaml"], WEB);
+    assert!(none.code == Some(2) && none.err.matches("No such file").count() == 1, "{}", none.err);
     // What clap refuses.
+    let provider = root("provider-config/provider-ec2.yaml");
+    assert_eq!(plan(&["-f", "-", "--config", &provider, "--catalog", &catalog], WEB).code, Some(2), "it names its own");
     assert_eq!(plan(&["-f", "-"], WEB).code, Some(2), "a policy is required");
     assert_eq!(plan(&["-f", "-", "--policy", &policy, "--assume-spot", "0"], WEB).code, Some(2));
 }

@@ -128,6 +128,14 @@ impl ProviderConfig {
         Self::validate(file, super::read(file)?, surroundings)
     }
 
+    /// As [`Self::load_in`], with this cost policy in the place of the one that it names.
+    pub fn load_with_policy(file: &Path, surroundings: &Surroundings, policy: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { file: policy.to_owned(), source };
+        let mut raw: raw::Provider = super::read(file)?;
+        raw.cost_policy = Some(std::path::absolute(policy).map_err(unreadable)?);
+        Self::validate(file, raw, surroundings)
+    }
+
     pub(super) fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
         let check = Checker { file };
         let base = file.parent().unwrap_or(Path::new("."));
