@@ -87,6 +87,30 @@ fn the_eks_overlays_files_are_valid_together_as_its_pod_has_them() {
 }
 
 #[test]
+fn check_warns_of_what_the_catalog_lacks_where_ec2_is_asked_for_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::copy(root.join("catalog-ec2.yaml"), dir.path().join("catalog-ec2.yaml")).expect("copied");
+    let provider = fs::read_to_string(root.join("provider-ec2.yaml")).expect("read");
+    let file = dir.path().join("provider.yaml");
+    fs::write(&file, provider.replacen("# costPolicy:", "costPolicy:", 1)).expect("written");
+    let policy = dir.path().join("cost-policy.yaml");
+    fs::write(&policy, "defaults:\n  instances:\n    allow: [c6i.*, m5.*]\n").expect("written");
+    fit_for_ec2(&file, &["check"]);
+    let output = pilotlight(&["check", "--config", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let warning = format!("warning: {}:3: defaults.instances.allow[1]: \"m5.*\"", policy.display());
+    assert!(!cfg!(feature = "ec2") || said.contains(&warning), "{said}");
+    fs::write(&policy, "defaults:\n  instances:\n    allow: [m5-large]\n").expect("written");
+    let output = pilotlight(&["check", "--config", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(2) && said.contains("cost-policy.yaml:3: defaults.instances.allow[0]"),
+        "{said}"
+    );
+}
+
+#[test]
 fn each_broken_key_is_named_by_its_path() {
     for (from, to, key) in [
         ("cluster: dev", "cluster: Not A Name", "cluster"),

@@ -83,6 +83,18 @@ fn manifests_are_read_from_the_standard_input_and_from_files_alike() {
 }
 
 #[test]
+fn a_providers_file_says_all_that_is_bought_by_and_another_policy_may_be_tried_with_it() {
+    let (policy, _) = shipped();
+    let provider = root("provider-config/provider-ec2.yaml");
+    let plain = plan(&["-f", "-", "--config", &provider, "-o", "json"], WEB);
+    assert_eq!(options(&plain), ["on-demand"; 4]);
+    let tried = plan(&["-f", "-", "--config", &provider, "--policy", &policy, "-o", "json"], WEB);
+    assert_eq!(options(&tried).len(), 4);
+    let class = |said: &Said| serde_json::from_str::<Value>(&said.out).expect("JSON")["replicas"][0]["class"].clone();
+    assert_ne!(class(&plain), class(&tried));
+}
+
+#[test]
 fn spot_is_bought_at_the_prices_that_are_given() {
     let (policy, prices) = shipped();
     let base = ["-f", "-", "--policy", &policy, "-o", "json"];
@@ -141,7 +153,7 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
         std::fs::write(&file, text).expect("written");
         file
     };
-    let bad_policy = broken("policy.yaml", "defaults: {instances: {allow: [\"c9z.*\"]}}\n").display().to_string();
+    let bad_policy = broken("policy.yaml", "defaults: {instances: {allow: [\"c9z-large\"]}}\n").display().to_string();
     let bad_catalog = broken("catalog.yaml", "types: many\n").display().to_string();
     let bad_prices =
         broken("prices.yaml", "spot:\n  - {type: c6i.large, zone: moon, price: 1}\n").display().to_string();
@@ -156,9 +168,29 @@ fn a_broken_policy_catalog_or_price_list_ends_with_2_and_says_where() {
     }
     let none = plan(&["-f", "-", "--policy", "/no/such/policy.yaml"], WEB);
     assert!(none.code == Some(2) && none.err.contains("/no/such/policy.yaml"), "{}", none.err);
+    let none = plan(&["-f", "-", "--config", "/no/such/provider.yaml"], WEB);
+    assert!(none.code == Some(2) && none.err.matches("No such file").count() == 1, "{}", none.err);
     // What clap refuses.
+    let provider = root("provider-config/provider-ec2.yaml");
+    assert_eq!(plan(&["-f", "-", "--config", &provider, "--catalog", &catalog], WEB).code, Some(2), "it names its own");
     assert_eq!(plan(&["-f", "-"], WEB).code, Some(2), "a policy is required");
     assert_eq!(plan(&["-f", "-", "--policy", &policy, "--assume-spot", "0"], WEB).code, Some(2));
+}
+
+#[test]
+fn what_the_catalog_lacks_is_warned_of_and_the_rest_is_planned() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("policy.yaml");
+    std::fs::write(&file, "defaults: {instances: {allow: [\"c6i.*\", \"m5.*\"]}}\n").expect("written");
+    let (policy, catalog) = (file.display().to_string(), root("provider-config/catalog-ec2.yaml"));
+    let args = ["-f", "-", "--policy", &policy, "--catalog", &catalog, "-o", "json"];
+    let planned = plan(&args, WEB);
+    assert_eq!(options(&planned), ["on-demand"; 4]);
+    let warning =
+        format!("pilotlight: warning: {policy}:1: defaults.instances.allow[1]: \"m5.*\" is no type of the catalog");
+    assert!(planned.err.starts_with(&warning) && planned.err.lines().count() == 1, "{}", planned.err);
+    let large = plan(&args[..6], &WEB.replace("memory: 1Gi", "memory: 2Ti"));
+    assert!(large.code == Some(1) && large.out.contains("no type is known of m5.*"), "{}", large.out);
 }
 
 #[test]

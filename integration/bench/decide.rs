@@ -47,7 +47,7 @@ commitments:
 
 fn main() -> anyhow::Result<()> {
     let market = market();
-    let policy = policy_of(Path::new("bench-policy.yaml"), POLICY, &market.catalog)?;
+    let policy = policy_of(Path::new("bench-policy.yaml"), POLICY, &market.catalog)?.policy;
     let demands: Vec<Demand> = (0..PODS).map(demand).collect();
     let mut times = Vec::new();
     let (mut bought, mut dropped) = (0, 0);

@@ -47,6 +47,17 @@ pub struct RefreshEvery {
     pub usage: Option<SignedDuration>,
 }
 
+impl Ec2Settings {
+    /// Whether EC2 can tell of types that the catalog lacks: none joins without a size and a price.
+    pub fn tells_of_types(&self) -> bool {
+        let list = self.price_list_endpoint_url.is_some() || self.endpoint_url.is_none();
+        self.refresh.types.is_some() && self.refresh.price_list.is_some() && list
+    }
+}
+
+/// Behind what was expected where EC2 would know more.
+pub(super) const NOT_ASKED: &str = "; or let EC2 be asked: cloud.ec2.refresh.types and .priceList are both needed";
+
 /// EC2 changes none of it more often, and the calls are the account's.
 const SHORTEST_REFRESH: SignedDuration = SignedDuration::from_mins(1);
 
@@ -267,6 +278,65 @@ mod tests {
         let arm = GOOD.replace("      amd64: ami-", "      arm64: ami-");
         let types = validated(&arm).unwrap().buying.market.catalog.types.clone();
         assert!(!types.is_empty() && types.iter().all(|spec| spec.architecture == Architecture::Arm64));
+    }
+
+    #[test]
+    fn what_the_catalog_lacks_is_let_pass_where_ec2_can_tell_of_it_and_refused_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let shipped = Path::new(FILE).with_file_name("catalog-ec2.yaml");
+        std::fs::copy(shipped, dir.path().join("catalog-ec2.yaml")).unwrap();
+        let file = dir.path().join("provider.yaml");
+        let loaded = |policy: &str, (from, to): (&str, &str)| {
+            assert!(GOOD.contains(from), "{from:?} is not in the example");
+            std::fs::write(dir.path().join("cost-policy.yaml"), policy).unwrap();
+            let text = GOOD.replacen("# costPolicy:", "costPolicy:", 1).replacen(from, to, 1);
+            std::fs::write(&file, text).unwrap();
+            ProviderConfig::load_in(&file, &Surroundings::default()).map_err(|error| error.to_string())
+        };
+        let policy = "defaults:\n  instances:\n    allow: [c6i.*, c7i-flex.*, m5.*]\ncommitments:\n\
+                      - regional: {type: m5.large, count: 2}\n- zonal: {type: c6i.large, zone: us-east-1a, count: 1}\n\
+                      - savingsPlan: {family: m5, hourly: 1, discountPercent: 20}\nreservations:\n\
+                      - {type: m5.xlarge, zone: us-east-1a, count: 1}\n";
+        let as_shipped = ("cluster: prod", "cluster: prod");
+        let config = loaded(policy, as_shipped).unwrap();
+        let named: Vec<(u64, &str, &str)> =
+            config.unlisted.iter().map(|u| (u.line, u.key.as_str(), u.text.as_str())).collect();
+        assert_eq!(
+            named,
+            [
+                (3, "defaults.instances.allow[1]", "c7i-flex.*"),
+                (3, "defaults.instances.allow[2]", "m5.*"),
+                (5, "commitments[0].regional.type", "m5.large"),
+                (7, "commitments[2].savingsPlan.family", "m5"),
+                (9, "reservations[0].type", "m5.xlarge"),
+            ]
+        );
+        let warning = config.unlisted[0].awaited();
+        let place = dir.path().join("cost-policy.yaml").display().to_string()
+            + ":3: defaults.instances.allow[1]: \"c7i-flex.*\"";
+        assert!(warning.starts_with(&place), "{warning}");
+        assert_eq!(config.buying.policy.commitments.len(), 3);
+        // Without a size or a price none joins.
+        for off in [
+            ("types: 12h", "types: off"),
+            ("priceList: 12h", "priceList: off"),
+            ("# endpointURL: http://10.70.0.1:15000", "endpointURL: http://10.70.0.1:15000"),
+        ] {
+            let refused = loaded(policy, off).unwrap_err();
+            let said = "allow[1]: \"c7i-flex.*\": expected a name or glob of types that are in the catalog; or let EC2 be asked";
+            assert!(refused.contains(said), "{off:?}: {refused}");
+        }
+        // Whoever is asked: what EC2 could not have, and what must have a size or a price.
+        for wrong in [
+            "defaults: {instances: {allow: [m5-large]}}\n",
+            "commitments:\n- regional: {type: m5.larg, count: 2}\n",
+            "commitments:\n- savingsPlan: {family: m5.large, hourly: 1, discountPercent: 20}\n",
+            "standby:\n- {type: m5.large, zone: us-east-1a, count: 1}\n",
+            "reserve: {sizing: {listed: [m5.large]}}\n",
+        ] {
+            let refused = loaded(wrong, as_shipped).expect_err(wrong);
+            assert!(refused.contains("cost-policy.yaml:") && refused.contains("expected"), "{refused}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read", file.display())]
     Unreadable { file: PathBuf, source: std::io::Error },
     #[error("{}: {key}: {problem}", file.display())]
     Invalid { file: PathBuf, key: String, problem: String },

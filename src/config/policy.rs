@@ -14,13 +14,17 @@ mod reserve;
 mod standby;
 #[cfg(test)]
 mod tests;
+mod unlisted;
+
+pub use unlisted::{Loaded, Unlisted};
 
 use super::yaml;
-use crate::decide::purchase::{Catalog, Market, Policy};
+use crate::decide::purchase::{Catalog, Glob, Market, type_name};
 use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
 use serde::de::DeserializeOwned;
 use std::{
+    cell::RefCell,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -34,14 +38,15 @@ pub enum PolicyError {
 }
 
 /// Reads the policy, for the types and zones of a catalog.
-pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Policy, PolicyError> {
+pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Loaded, PolicyError> {
     let text = read(file)?;
     policy_of(file, &text, catalog)
 }
 
-pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Policy, PolicyError> {
-    let check = Checker { file, text };
-    build::policy(&check, check.parse()?, catalog)
+pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Loaded, PolicyError> {
+    let check = Checker::new(file, text);
+    let policy = build::policy(&check, check.parse()?, catalog)?;
+    Ok(Loaded { policy, unlisted: check.unlisted.into_inner() })
 }
 
 /// What can be bought by the files: a catalog, and a price list over it. `home` is the provider's region and zones: a
@@ -53,7 +58,7 @@ pub fn load_market(
     prices: Option<&Path>,
 ) -> Result<Market, PolicyError> {
     let text = read(catalog)?;
-    let check = Checker { file: catalog, text: &text };
+    let check = Checker::new(catalog, &text);
     let mut market = market::catalog(&check, check.parse()?, home)?;
     let (_, nodes) = home.unwrap_or_default();
     if let Some(zone) = nodes.iter().find(|zone| !market.catalog.zones.contains(zone)) {
@@ -62,7 +67,7 @@ pub fn load_market(
     }
     if let Some(file) = prices {
         let text = read(file)?;
-        let check = Checker { file, text: &text };
+        let check = Checker::new(file, &text);
         market::prices(&check, check.parse()?, &mut market)?;
     }
     Ok(market)
@@ -76,6 +81,14 @@ fn read(file: &Path) -> Result<String, PolicyError> {
 struct Checker<'a> {
     file: &'a Path,
     text: &'a str,
+    /// What it has come upon: no error to the file, perhaps one to whoever uses it.
+    unlisted: RefCell<Vec<Unlisted>>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, unlisted: RefCell::default() }
+    }
 }
 
 impl Checker<'_> {
@@ -133,6 +146,24 @@ impl Checker<'_> {
             return Ok(());
         }
         Err(self.error(key, format!("{name:?}: expected an instance type of the catalog")))
+    }
+
+    /// As [`Self::instance_type`], for what goes by the name alone: the catalog need not have it.
+    fn covered_type(&self, key: &str, name: &str, catalog: &Catalog) -> Result<(), PolicyError> {
+        let exact = |glob: &Glob| glob.is_exact() && type_name::may_be_a_type(glob);
+        match self.instance_type(key, name, catalog) {
+            Err(_) if name.parse().is_ok_and(|glob| exact(&glob)) => {
+                self.note(key, name, unlisted::Use::CoverType);
+                Ok(())
+            }
+            judged => judged,
+        }
+    }
+
+    fn note(&self, key: &str, text: &str, of: unlisted::Use) {
+        let line = locate::line_of(self.text, key);
+        let unlisted = Unlisted { file: self.file.to_owned(), line, key: key.to_owned(), text: text.to_owned(), of };
+        self.unlisted.borrow_mut().push(unlisted);
     }
 
     fn percent(&self, key: &str, percent: u32) -> Result<u32, PolicyError> {

@@ -42,6 +42,8 @@ pub struct ProviderConfig {
     pub types: Vec<InstanceType>,
     /// The cost policy (or the plain one, without a file) and what it buys from.
     pub buying: Arc<Buying>,
+    /// What the policy names and the catalog lacks; EC2 is asked for it.
+    pub unlisted: Vec<policy::Unlisted>,
     /// All files that this was read from, provider.yaml first.
     pub files: Vec<PathBuf>,
     pub keep_completed_pods: SignedDuration,
@@ -126,6 +128,14 @@ impl ProviderConfig {
         Self::validate(file, super::read(file)?, surroundings)
     }
 
+    /// As [`Self::load_in`], with this cost policy in the place of the one that it names.
+    pub fn load_with_policy(file: &Path, surroundings: &Surroundings, policy: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { file: policy.to_owned(), source };
+        let mut raw: raw::Provider = super::read(file)?;
+        raw.cost_policy = Some(std::path::absolute(policy).map_err(unreadable)?);
+        Self::validate(file, raw, surroundings)
+    }
+
     pub(super) fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
         let check = Checker { file };
         let base = file.parent().unwrap_or(Path::new("."));
@@ -156,16 +166,28 @@ impl ProviderConfig {
             policy::load_market(&files[1], Some((&raw.region, &zone_names)), files.get(2).map(PathBuf::as_path))?;
         let catalog = &mut market.catalog;
         let registration = check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?;
-        let mut policy = match &raw.cost_policy {
+        let cloud = match raw.cloud {
+            raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
+            raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(Box::new(ec2::settings(&check, base, &zone_names, *ec2)?)),
+        };
+        let (mut policy, unlisted) = match &raw.cost_policy {
             Some(path) => {
                 files.push(base.join(path));
-                policy::load_policy(&base.join(path), catalog)?
+                let loaded = policy::load_policy(&base.join(path), catalog)?;
+                match &cloud {
+                    CloudConfig::Ec2(settings) if settings.tells_of_types() => (loaded.policy, loaded.unlisted),
+                    CloudConfig::Ec2(_) => (loaded.by_the_catalog_alone(ec2::NOT_ASKED)?, Vec::new()),
+                    CloudConfig::Local(_) => (loaded.by_the_catalog_alone("")?, Vec::new()),
+                }
             }
-            None => plain::policy(
-                check.cpu("defaults.cpu", &raw.defaults.cpu)?,
-                check.bytes("defaults.memory", &raw.defaults.memory)?,
-                registration,
-            ),
+            None => {
+                let plain = plain::policy(
+                    check.cpu("defaults.cpu", &raw.defaults.cpu)?,
+                    check.bytes("defaults.memory", &raw.defaults.memory)?,
+                    registration,
+                );
+                (plain, Vec::new())
+            }
         };
         for (index, entry) in raw.standby.into_iter().enumerate() {
             if !catalog.types.iter().any(|t| t.name == entry.instance_type) {
@@ -183,10 +205,6 @@ impl ProviderConfig {
             }
             policy.standby.push(StandbyPool { instance_type, zone, count, windows: Vec::new() });
         }
-        let cloud = match raw.cloud {
-            raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
-            raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(Box::new(ec2::settings(&check, base, &zone_names, *ec2)?)),
-        };
         if let CloudConfig::Ec2(settings) = &cloud {
             if catalog.region != raw.region {
                 let problem = format!("{:?}: {} is of {}", raw.region, files[1].display(), catalog.region);
@@ -226,6 +244,7 @@ impl ProviderConfig {
                     ..market
                 },
             }),
+            unlisted,
             files,
             keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
             node_identity: node_identity::node_identity(&check, raw.node_identity)?,

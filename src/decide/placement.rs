@@ -7,7 +7,8 @@
 //!   ledger   = what lives: bound instances, in the order of their launch
 //!   match    : each waiting Pod, the oldest first, takes of what is bought already what suits it
 //!                ready -> bound now; booting or under way -> waits for it
-//!   keep     : standby pools keep their count of what is left
+//!   keep     : standby pools keep their count of what is left; what they lack is bought within the defaults' price cap and
+//!              the cluster's limit, or is said to be forbidden
 //!   launch   : for each Pod without a match, oldest first, what the policy chooses, booked before the next is
 //!              decided; equal choices of a class are one order
 //!   gather   : no order leaves before the burst is over: the batching window of what it would launch
@@ -26,7 +27,7 @@ mod window;
 pub use window::BatchWindow;
 
 use super::purchase::policy::Scope;
-use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, is_on_demand};
+use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, Why, is_on_demand};
 use crate::model::{Allocation, CreditMode, HourlyPrice, InstanceId, Offer, PodUid, Purchase};
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -117,6 +118,9 @@ pub struct Plan {
     pub release: Vec<InstanceId>,
     /// Pods that wait, and why.
     pub waiting: Vec<(PodUid, Waiting)>,
+    /// Standby pools that lack instances which the policy forbids, and why. What is short or fails for now is not told
+    /// here: it is tried again.
+    pub forbidden: BTreeMap<Pool, String>,
     /// When this should be asked again if nothing else happens.
     pub wake_at: Option<Timestamp>,
 }
@@ -172,6 +176,13 @@ type Kind = (String, String, Vec<Offer>);
 
 /// How well supplies suit, the least first: not paid for as would be chosen now, large, dear, not ready.
 type Rank = (bool, u64, u64, HourlyPrice, bool);
+
+/// What became of one instance that a standby pool lacks.
+enum Standby {
+    Ordered,
+    Later,
+    Forbidden(Why),
+}
 
 struct Round<'a> {
     rules: &'a Rules<'a>,
@@ -338,17 +349,27 @@ impl<'a> Round<'a> {
         }
         for (pool, missing) in lacking {
             for _ in 0..missing {
-                if !self.buy_standby(&pool) {
-                    break;
+                match self.buy_standby(&pool) {
+                    Standby::Ordered => {}
+                    Standby::Later => break,
+                    Standby::Forbidden(why) => {
+                        self.plan.forbidden.insert(pool.clone(), why.message(&self.rules.policy.limits));
+                        break;
+                    }
                 }
             }
         }
     }
 
-    fn buy_standby(&mut self, pool: &Pool) -> bool {
+    fn buy_standby(&mut self, pool: &Pool) -> Standby {
         let Some(spec) = self.rules.market.catalog.types.iter().find(|t| t.name == pool.instance_type) else {
-            return false;
+            return Standby::Later;
         };
+        let price = self.planner.classless_price(&pool.instance_type, &pool.zone, &self.ledger);
+        let cap = self.rules.policy.defaults().and_then(|class| class.max_hourly);
+        if let Some((price, cap)) = price.zip(cap).filter(|(price, cap)| price > cap) {
+            return Standby::Forbidden(Why::OverCap { price, cap });
+        }
         let purchase = if spec.burst.is_some() { Purchase::Burstable } else { Purchase::OnDemand };
         let short = |q: &purchase::Quarantine| q.holds(purchase, &pool.instance_type, &pool.zone, self.now);
         let used = self.ledger.tally(&Scope::Cluster);
@@ -357,16 +378,18 @@ impl<'a> Round<'a> {
                 && (limit.max_instances.is_some_and(|max| used.instances >= max)
                     || limit.max_hourly.is_some_and(|max| used.hourly.0.saturating_add(spec.on_demand.0) > max.0))
         };
+        if let Some(limit) = (0u16..).zip(&self.rules.policy.limits).find(|(_, limit)| beyond(limit)) {
+            return Standby::Forbidden(Why::OverLimit { limit: limit.0, price: spec.on_demand });
+        }
         if self.rules.market.quarantine.iter().any(short)
-            || self.rules.policy.limits.iter().any(beyond)
             || self.cooling(STANDBY, &pool.zone).is_some()
             || !self.has_room(&pool.zone)
         {
-            return false;
+            return Standby::Later;
         }
         let offer = Offer { instance_type: spec.name.clone(), purchase, price: spec.on_demand };
         self.order(STANDBY, &pool.zone, vec![offer], Allocation::default(), CreditMode::default(), None);
-        true
+        Standby::Ordered
     }
 
     /// All or none: while the window is open, who would be bought for is not told of either.

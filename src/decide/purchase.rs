@@ -38,6 +38,7 @@ pub mod refresh;
 mod schedule;
 #[cfg(test)]
 mod tests;
+pub mod type_name;
 mod why;
 
 pub use bill::{Running, bill};
@@ -45,7 +46,7 @@ pub use choose::{Case, decide};
 pub use decision::{Choice, Decision, Dropped, Outcome, Pend, PoolId};
 pub use glob::{Glob, GlobError};
 pub use ledger::{Draw, Ledger, Live, Tally, is_on_demand};
-pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Others, Quarantine, SpotPrices, TypeSpec};
+pub use market::{Burst, Buying, Catalog, Market, Origin, Origins, Others, Quarantine, Sku, SpotPrices, TypeSpec};
 pub use narrow::{INSTANCE_TYPES, MAX_HOURLY, NarrowError, Narrowing, PURCHASE, narrowing};
 pub use planner::Planner;
 pub use policy::Policy;

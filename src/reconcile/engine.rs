@@ -2,7 +2,7 @@
 
 use super::world::{Effect, Fact, Holding, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
-use crate::decide::placement::Order;
+use crate::decide::placement::{Order, Pool};
 use crate::decide::purchase::Buying;
 use crate::model::{Generation, InstanceId, LaunchRequest, Launched, NodeName, PodUid, tag};
 use crate::ports::{
@@ -193,6 +193,9 @@ impl Engine {
             Effect::Desired(instance, desired) => self.config.link.set_desired(&instance, desired),
             Effect::ForgetAgent(instance) => self.config.link.forget(&instance),
             Effect::Launch(number, order) => self.launch(number, order),
+            Effect::StandbyForbidden(Pool { zone, instance_type }, why) => {
+                tracing::warn!(zone, instance_type, why, "a standby pool is not filled: the cost policy forbids it");
+            }
             Effect::Bound(after) => self.config.metrics.bound(after),
             Effect::Started(after) => self.config.metrics.started(after),
             Effect::HandedOver { cause, outcome, took } => self.config.metrics.handed_over(cause, outcome, took),

@@ -27,7 +27,7 @@ pub use money::Holding;
 use crate::decide::desired::Refs;
 use crate::decide::handover::causes::RESERVE;
 use crate::decide::lifecycle::{self, Backing, Step};
-use crate::decide::placement::Order;
+use crate::decide::placement::{Order, Pool};
 use crate::decide::purchase::{self, Market};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
 use crate::model::{
@@ -89,6 +89,8 @@ pub struct World {
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
     failures: BTreeMap<(String, String), String>,
+    /// Standby pools that were said to lack what the policy forbids, and why.
+    forbidden: BTreeMap<Pool, String>,
     dirty: BTreeSet<PodUid>,
     placement_dirty: bool,
     wakes: BTreeSet<(Timestamp, PodUid)>,
@@ -184,6 +186,7 @@ impl World {
             orders: 0,
             cooling: BTreeMap::new(),
             failures: BTreeMap::new(),
+            forbidden: BTreeMap::new(),
             dirty: BTreeSet::new(),
             placement_dirty: true,
             wakes: BTreeSet::new(),

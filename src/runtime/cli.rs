@@ -97,6 +97,9 @@ fn checked(file: &Path, valid: &ProviderConfig) -> String {
         policy.standby.len(),
         valid.buying.market.spot.len(),
     );
+    for unlisted in &valid.unlisted {
+        text += &format!("warning: {}\n", unlisted.awaited());
+    }
     for file in &valid.files[1..] {
         text += &format!("  with {}\n", file.display());
     }

@@ -4,24 +4,26 @@
 //! an empty account -> [`Report`] -> [`render`].
 //!
 //! Exit codes: 0 all can be bought; 1 something would wait or is refused, or no manifest can be read;
-//! 2 a broken policy, catalog or price list.
+//! 2 a broken policy, catalog, price list or provider.yaml.
 
 mod manifests;
 mod render;
 mod report;
 
 use super::say::say;
-use crate::config::policy::{self, PolicyError};
-use crate::decide::purchase::{Ledger, Market, Planner, Policy};
+use crate::config::policy::{self, Loaded, PolicyError};
+use crate::config::{ConfigError, ProviderConfig, Surroundings};
+use crate::decide::purchase::{Buying, Ledger, Market, Planner, Policy};
 use jiff::Timestamp;
 use manifests::Manifests;
 use report::Report;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
-/// What an instance keeps for itself, as provider.yaml's `defaults.reservedMemory`.
+/// What an instance keeps for itself, as provider.yaml's `defaults.reservedMemory` where it says none.
 const RESERVED_MEMORY: u64 = 128 << 20;
 
 #[derive(clap::Args)]
@@ -41,9 +43,12 @@ pub struct PlanArgs {
 /// What is bought by, and what there is to buy.
 #[derive(clap::Args)]
 pub(super) struct MarketFiles {
-    /// cost-policy.yaml
-    #[arg(long)]
-    policy: PathBuf,
+    /// provider.yaml: region, zones, types, prices, cost policy and reserved memory are that provider's; EC2 is not asked
+    #[arg(long, conflicts_with_all = ["catalog", "prices"])]
+    config: Option<PathBuf>,
+    /// cost-policy.yaml; beside --config in the place of the one that it names
+    #[arg(long, required_unless_present = "config")]
+    policy: Option<PathBuf>,
     /// Types, zones and on-demand prices [default: catalog-ec2.yaml beside the policy]
     #[arg(long)]
     catalog: Option<PathBuf>,
@@ -67,10 +72,7 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
     let (policy, market) = match args.files.load() {
         Ok(loaded) => loaded,
         Err(error) => {
-            match std::error::Error::source(&error) {
-                Some(source) => eprintln!("pilotlight: {error}: {source}"),
-                None => eprintln!("pilotlight: {error}"),
-            }
+            eprintln!("pilotlight: {}", super::cli::chain(&error));
             return ExitCode::from(2);
         }
     };
@@ -91,20 +93,45 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
 }
 
 impl MarketFiles {
-    /// The policy, and what can be bought: the catalog that stands beside it unless another is named.
-    pub(super) fn load(&self) -> Result<(Policy, Market), PolicyError> {
-        // What is named comes before what only stands beside it.
-        if let Err(source) = std::fs::metadata(&self.policy) {
-            return Err(PolicyError::Unreadable { file: self.policy.clone(), source });
-        }
-        let beside = self.policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
-        let catalog = self.catalog.as_deref().unwrap_or(&beside);
-        let mut market = policy::load_market(catalog, None, self.prices.as_deref())?;
+    /// The policy, and what can be bought. Says on standard error what the policy names and the catalog lacks.
+    pub(super) fn load(&self) -> Result<(Policy, Market), ConfigError> {
+        let (Loaded { policy, unlisted }, mut market) = match &self.config {
+            Some(config) => self.of_a_provider(config)?,
+            None => self.by_themselves(self.policy.as_deref().expect("clap requires it where there is no --config"))?,
+        };
         if let Some(percent) = self.assume_spot {
             market.assume_spot(percent);
         }
-        let policy = policy::load_policy(&self.policy, &market.catalog)?;
-        Ok((policy, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
+        for unlisted in unlisted {
+            eprintln!("pilotlight: warning: {}", unlisted.left_out());
+        }
+        Ok((policy, market))
+    }
+
+    /// What that provider buys by before it has asked anybody: in the zones of its nodes.
+    fn of_a_provider(&self, config: &Path) -> Result<(Loaded, Market), ConfigError> {
+        // Not necessarily where it runs: what the Pod would say of itself is made up.
+        let surroundings = Surroundings::of_some_pod();
+        let config = match &self.policy {
+            Some(policy) => ProviderConfig::load_with_policy(config, &surroundings, policy)?,
+            None => ProviderConfig::load_in(config, &surroundings)?,
+        };
+        let Buying { policy, mut market } = Arc::unwrap_or_clone(config.buying);
+        market.catalog.zones.retain(|zone| config.nodes.iter().any(|node| node.zone == *zone));
+        Ok((Loaded { policy, unlisted: config.unlisted }, market))
+    }
+
+    /// The catalog that stands beside the policy unless another is named.
+    fn by_themselves(&self, policy: &Path) -> Result<(Loaded, Market), ConfigError> {
+        // What is named comes before what only stands beside it.
+        if let Err(source) = std::fs::metadata(policy) {
+            return Err(PolicyError::Unreadable { file: policy.to_owned(), source }.into());
+        }
+        let beside = policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
+        let catalog = self.catalog.as_deref().unwrap_or(&beside);
+        let market = policy::load_market(catalog, None, self.prices.as_deref())?;
+        let loaded = policy::load_policy(policy, &market.catalog)?;
+        Ok((loaded, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
     }
 }
 
@@ -140,7 +167,8 @@ mod tests {
         let args = PlanArgs {
             filename: vec![file],
             files: MarketFiles {
-                policy: EXAMPLE.into(),
+                config: None,
+                policy: Some(EXAMPLE.into()),
                 catalog: None,
                 prices: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/integration/policy/prices.yaml").into()),
                 assume_spot: None,
@@ -233,6 +261,50 @@ mod tests {
         let named = "nodeSelector: {kubernetes.io/hostname: pilotlight-us-east-1c}";
         assert_eq!(zones(named).as_deref(), Some("us-east-1c"));
         assert_eq!(zones("nodeSelector: {topology.kubernetes.io/zone: moon}"), None);
+    }
+
+    #[test]
+    fn with_a_providers_file_it_is_what_that_provider_would_buy() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
+        let dir = tempfile::tempdir().unwrap();
+        let provider = std::fs::read_to_string(shipped.join("provider-ec2.yaml")).unwrap();
+        let with_memory = provider.replacen("reservedMemory: 128Mi", "reservedMemory: 2Gi", 1);
+        assert_ne!(with_memory, provider);
+        let provider = with_memory.replacen("# costPolicy:", "costPolicy:", 1);
+        let file = dir.path().join("provider.yaml");
+        std::fs::write(&file, provider).unwrap();
+        std::fs::copy(shipped.join("catalog-ec2.yaml"), dir.path().join("catalog-ec2.yaml")).unwrap();
+        let own = "defaults: {instances: {allow: [\"c6*.large\", \"c6i.xlarge\", \"c7g.*\"]}}\n";
+        std::fs::write(dir.path().join("cost-policy.yaml"), own).unwrap();
+        let other = dir.path().join("other.yaml");
+        std::fs::write(&other, "defaults: {instances: {allow: [\"m6i.*\"]}}\n").unwrap();
+        let manifest = dir.path().join("pods.yaml");
+        std::fs::write(&manifest, WEB.replace("memory: 1Gi", "memory: 3Gi")).unwrap();
+        let planned = |policy: Option<&Path>| {
+            let files = MarketFiles {
+                config: Some(file.clone()),
+                policy: policy.map(Path::to_owned),
+                catalog: None,
+                prices: None,
+                assume_spot: None,
+            };
+            let (policy, market) = files.load().unwrap();
+            // A node for each of these, and none in the third zone of the catalog; no image for arm64.
+            assert_eq!(market.catalog.zones, ["us-east-1a", "us-east-1b"]);
+            let args = PlanArgs {
+                filename: vec![manifest.clone()],
+                files,
+                namespace: "default".to_owned(),
+                output: Output::Json,
+            };
+            let (text, bought) = plan(&args, &policy, &market, Timestamp::UNIX_EPOCH).unwrap();
+            assert!(bought, "{text}");
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            report["replicas"][0]["type"].as_str().unwrap().to_owned()
+        };
+        // 4 GiB without the reserved memory are too few for 3 GiB.
+        assert_eq!(planned(None), "c6i.xlarge");
+        assert_eq!(planned(Some(&other)), "m6i.large");
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) struct Begun {
 pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     crate::gateway::install_crypto_provider();
     let mut seen = reload::Seen::of(&config.files);
+    reload::warn(&config);
     let cancel = CancellationToken::new();
     let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     tasks.spawn(signals(cancel.clone()));

@@ -62,6 +62,7 @@ impl Seen {
         match ProviderConfig::load(&config.files[0]) {
             Ok(newer) => {
                 tracing::info!("the configuration was edited while this replica waited: it is taken as it is now");
+                warn(&newer);
                 *self = Self::of(&newer.files);
                 newer
             }
@@ -123,18 +124,31 @@ impl Watch {
             return;
         }
         tracing::info!(classes = config.buying.policy.classes.len(), "the edited configuration is taken up");
+        warn(&config);
         let mut message = "the edited configuration is taken up".to_owned();
+        if let Some((first, others)) = config.unlisted.split_first() {
+            let more = if others.is_empty() { String::new() } else { format!(", and {} more such", others.len()) };
+            message = format!("{message}; {}{more}", first.awaited());
+        }
         if !fixed.is_empty() {
             message = format!("{message}; {} take effect with a restart alone", fixed.join(", "));
             tracing::warn!(keys = fixed.join(", "), "changed keys take effect with a restart alone");
         }
-        self.tell(!fixed.is_empty(), "ConfigurationReloaded", &message).await;
+        let warns = !fixed.is_empty() || !config.unlisted.is_empty();
+        self.tell(warns, "ConfigurationReloaded", &message).await;
     }
 
     async fn tell(&self, warning: bool, reason: &str, message: &str) {
         for (node, client) in &self.clients {
             events::node_event(client, node, warning, reason, message, jiff::Timestamp::now()).await;
         }
+    }
+}
+
+/// Says of a configuration that is taken up what may have been written by mistake.
+pub fn warn(config: &ProviderConfig) {
+    for unlisted in &config.unlisted {
+        tracing::warn!("{}", unlisted.awaited());
     }
 }
 
@@ -202,6 +216,36 @@ mod tests {
         let (mut watch, _taken) = watching(config, Some(seen));
         watch.look().await;
         assert_eq!(told(&watch.metrics, "refused"), 1);
+    }
+
+    /// As [`files`], of a provider on EC2.
+    fn files_for_ec2(dir: &Path) -> PathBuf {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
+        let text = std::fs::read_to_string(shipped.join("provider-ec2.yaml")).unwrap();
+        let text = text.replacen("# costPolicy:", "costPolicy:", 1);
+        std::fs::copy(shipped.join("catalog-ec2.yaml"), dir.join("catalog-ec2.yaml")).unwrap();
+        let file = dir.join("provider.yaml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn an_edit_that_names_what_the_catalog_lacks_is_taken_up_where_ec2_is_asked_and_nowhere_else() {
+        const EDIT: &str = "defaults: {instances: {allow: [c6i.*, m5.*]}}\n";
+        for (files, ec2) in [(files as fn(&Path) -> PathBuf, false), (files_for_ec2, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = files(dir.path());
+            write(dir.path(), "0.1");
+            let (mut watch, taken) = watching(ProviderConfig::load(&file).unwrap(), None);
+            let metrics = watch.metrics.clone();
+            std::fs::write(dir.path().join("cost-policy.yaml"), EDIT).unwrap();
+            watch.look().await;
+            assert_eq!((told(&metrics, "taken-up"), told(&metrics, "refused")), if ec2 { (1, 0) } else { (0, 1) });
+            assert_eq!(taken.has_changed().unwrap(), ec2);
+            std::fs::write(dir.path().join("cost-policy.yaml"), EDIT.replace("m5.*", "m5-large")).unwrap();
+            watch.look().await;
+            assert_eq!(told(&metrics, "refused"), if ec2 { 1 } else { 2 }, "nobody could know that");
+        }
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! raw::Policy -> Policy: defaults filled in, classes resolved, everything checked.
 
 use super::instances::{globs, lower, overlay, own, within};
+use super::unlisted::Use;
 use super::{Checker, PolicyError, raw, standby};
 use crate::decide::purchase::policy::{
     Class, Commitment, CreditMode, Credits, Ice, Instances, Interruption, Limit, Match, Mix, Overrides, Placement,
     Reservation, Scope, Sizing, Step, Ttl,
 };
-use crate::decide::purchase::{Catalog, Policy, is_on_demand};
+use crate::decide::purchase::{Catalog, Policy, Sku, is_on_demand, type_name};
 use crate::model::{HourlyPrice, Purchase};
 use jiff::SignedDuration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,7 +199,7 @@ impl Resolver<'_> {
             name: raw.name.clone(),
             weight: raw.weight,
             matches: Match {
-                namespaces: globs(check, &at("match.namespaces"), &raw.matches.namespaces, None)?,
+                namespaces: globs(check, &at("match.namespaces"), &raw.matches.namespaces)?,
                 labels: raw.matches.labels.clone(),
                 annotations: raw.matches.annotations.clone(),
                 owner_kinds: raw.matches.owner_kinds.clone(),
@@ -374,27 +375,29 @@ fn cap_holds_base(check: &Checker, index: usize, class: &Class, limits: &[Limit]
 fn commitments(check: &Checker, raw: Vec<raw::Commitment>, catalog: &Catalog) -> Result<Vec<Commitment>, PolicyError> {
     let one = |(index, raw): (usize, raw::Commitment)| match raw {
         raw::Commitment::Zonal(raw::Pool { instance_type, zone, count }) => {
-            check.instance_type(&format!("commitments[{index}].zonal.type"), &instance_type, catalog)?;
+            check.covered_type(&format!("commitments[{index}].zonal.type"), &instance_type, catalog)?;
             check.zone(&format!("commitments[{index}].zonal.zone"), &zone, catalog)?;
             Ok(Commitment::Zonal { instance_type, zone, count })
         }
         raw::Commitment::Regional(raw::Regional { instance_type, count }) => {
             let key = format!("commitments[{index}].regional.type");
-            check.instance_type(&key, &instance_type, catalog)?;
-            let spec = catalog.types.iter().find(|t| t.name == instance_type);
-            let Some((spec, units)) = spec.and_then(|spec| Some((spec, spec.normalized_units()?))) else {
+            check.covered_type(&key, &instance_type, catalog)?;
+            let sku = Sku { name: &instance_type, on_demand: HourlyPrice(0) };
+            let Some(units) = sku.normalized_units() else {
                 return Err(check.error(key, format!("{instance_type:?}: expected a size such as large or 2xlarge")));
             };
-            Ok(Commitment::Regional { family: spec.family().to_owned(), units: units.saturating_mul(u64::from(count)) })
+            Ok(Commitment::Regional { family: sku.family().to_owned(), units: units.saturating_mul(u64::from(count)) })
         }
         raw::Commitment::SavingsPlan(raw::SavingsPlan { family, hourly, discount_percent }) => {
             let at = |field: &str| format!("commitments[{index}].savingsPlan.{field}");
             if let Some(family) = &family
                 && !catalog.types.iter().any(|t| t.family() == family)
             {
-                return Err(
-                    check.error(at("family"), format!("{family:?}: expected a family of the catalog, such as c6i"))
-                );
+                if !type_name::is_family(family) {
+                    let problem = format!("{family:?}: expected a family of the catalog, such as c6i");
+                    return Err(check.error(at("family"), problem));
+                }
+                check.note(&at("family"), family, Use::CoverFamily);
             }
             Ok(Commitment::SavingsPlan {
                 family,
@@ -414,7 +417,7 @@ fn reservations(
 ) -> Result<Vec<Reservation>, PolicyError> {
     let one = |(index, raw): (usize, raw::Reservation)| {
         let raw::Pool { instance_type, zone, count } = raw;
-        check.instance_type(&format!("reservations[{index}].type"), &instance_type, catalog)?;
+        check.covered_type(&format!("reservations[{index}].type"), &instance_type, catalog)?;
         check.zone(&format!("reservations[{index}].zone"), &zone, catalog)?;
         Ok(Reservation { instance_type, zone, count })
     };

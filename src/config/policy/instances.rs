@@ -1,8 +1,8 @@
 //! Which types a class may take: over the defaults, or within the class that it narrows.
 
-use super::{Checker, PolicyError, raw};
+use super::{Checker, PolicyError, raw, unlisted};
 use crate::decide::purchase::policy::{Instances, TypeSelector};
-use crate::decide::purchase::{Catalog, Glob};
+use crate::decide::purchase::{Catalog, Glob, GlobError, type_name};
 
 /// What EC2 Fleet is offered at most where nothing is said, as Karpenter has it.
 const MAX_CANDIDATES: usize = 60;
@@ -15,9 +15,13 @@ pub fn own(check: &Checker, key: &str, raw: &raw::Instances, catalog: &Catalog) 
         Some(list) if list.is_empty() => {
             return Err(check.error(at("allow"), "is empty: expected names or globs, or no key at all"));
         }
-        Some(list) => vec![
-            globs(check, &at("allow"), list, Some(catalog))?.into_iter().map(TypeSelector::Name).collect::<Vec<_>>(),
-        ],
+        Some(list) => {
+            let names = types(check, &at("allow"), list, catalog)?;
+            for (index, (glob, _)) in names.iter().enumerate().filter(|(_, (_, listed))| !listed) {
+                check.note(&at(&format!("allow[{index}]")), glob.as_str(), unlisted::Use::Buy);
+            }
+            vec![names.into_iter().map(|(glob, _)| TypeSelector::Name(glob)).collect::<Vec<_>>()]
+        }
     };
     let listed = match raw.order {
         None | Some(raw::Order::Price) => None,
@@ -34,7 +38,7 @@ pub fn own(check: &Checker, key: &str, raw: &raw::Instances, catalog: &Catalog) 
     }
     Ok(Instances {
         allow,
-        deny: globs(check, &at("deny"), &raw.deny, None)?,
+        deny: types(check, &at("deny"), &raw.deny, catalog)?.into_iter().map(|(glob, _)| glob).collect(),
         architectures: raw.architectures.clone().unwrap_or_default(),
         min_generation: raw.min_generation,
         strict_generation: None,
@@ -46,17 +50,23 @@ pub fn own(check: &Checker, key: &str, raw: &raw::Instances, catalog: &Catalog) 
     })
 }
 
-pub fn globs(check: &Checker, key: &str, list: &[String], catalog: Option<&Catalog>) -> Result<Vec<Glob>, PolicyError> {
-    let one = |(index, text): (usize, &String)| {
-        let key = format!("{key}[{index}]");
-        let glob: Glob =
-            text.parse().map_err(|e: crate::decide::purchase::GlobError| check.error(&key, e.to_string()))?;
-        match catalog {
-            Some(catalog) if !catalog.types.iter().any(|t| glob.matches(&t.name)) => {
-                Err(check.error(&key, format!("{text:?}: expected a name or glob of types that are in the catalog")))
-            }
-            _ => Ok(glob),
+/// Each with whether a type of the catalog has it. What none has, and none of EC2's could have, is refused.
+fn types(check: &Checker, key: &str, list: &[String], catalog: &Catalog) -> Result<Vec<(Glob, bool)>, PolicyError> {
+    let globs = globs(check, key, list)?;
+    let judged = globs.into_iter().enumerate().map(|(index, glob)| {
+        let listed = catalog.types.iter().any(|spec| glob.matches(&spec.name));
+        if !listed && !type_name::may_be_a_type(&glob) {
+            let problem = format!("{:?} is no type of the catalog: {}", glob.as_str(), type_name::EXPECTED);
+            return Err(check.error(format!("{key}[{index}]"), problem));
         }
+        Ok((glob, listed))
+    });
+    judged.collect()
+}
+
+pub fn globs(check: &Checker, key: &str, list: &[String]) -> Result<Vec<Glob>, PolicyError> {
+    let one = |(index, text): (usize, &String)| {
+        text.parse().map_err(|e: GlobError| check.error(format!("{key}[{index}]"), e.to_string()))
     };
     list.iter().enumerate().map(one).collect()
 }

@@ -88,6 +88,7 @@ pub struct Defaults {
     pub sizing: Option<Sizing>,
     pub credits: Option<Credits>,
     pub placement: Option<Placement>,
+    /// As a class's, for those that say none, and for standby pools.
     pub max_hourly_price: Option<Dollars>,
     pub commitments: Option<UseCommitments>,
     pub ice: Ice,
@@ -179,7 +180,8 @@ pub enum After {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Instances {
-    /// Names or globs; left out: every type.
+    /// Names or globs; left out: every type. What no type of the catalog has is refused, but where EC2 is asked for it
+    /// (cloud.ec2.refresh).
     pub allow: Option<Vec<String>>,
     /// Adds to what the defaults deny.
     pub deny: Vec<String>,

@@ -54,7 +54,7 @@ pub fn policy(
         if namespaces.is_empty() && labels.is_empty() {
             return Err(check.error(key, "is empty: expected namespaces (`*` for all), labels or both"));
         }
-        let namespaces = globs(check, &format!("{key}.namespaces"), namespaces, None)?;
+        let namespaces = globs(check, &format!("{key}.namespaces"), namespaces)?;
         policy.applies_to.push(AppliesTo { namespaces, labels: labels.clone() });
     }
     policy.most_memory_bytes = max_memory.as_ref().map(|a| check.bytes("reserve.maxMemory", a)).transpose()?;

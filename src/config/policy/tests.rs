@@ -2,6 +2,7 @@
 //! accepted, by the loader and by its schema.
 
 use super::*;
+use crate::decide::purchase::Policy;
 use std::collections::BTreeMap;
 
 fn root(path: &str) -> PathBuf {
@@ -10,6 +11,11 @@ fn root(path: &str) -> PathBuf {
 
 fn catalog() -> Catalog {
     load_market(&root("provider-config/catalog-ec2.yaml"), None, None).unwrap().catalog
+}
+
+/// As a provider loads it that asks nobody.
+fn by_the_catalog(file: &Path, catalog: &Catalog) -> Result<Policy, PolicyError> {
+    load_policy(file, catalog)?.by_the_catalog_alone("")
 }
 
 /// What stands behind `<file>.yaml:` in each error: line, key, what was wrong and what was expected.
@@ -128,6 +134,36 @@ const BROKEN: &[(&str, &str)] = &[
     ("widening-override", "2: overrides.max-hourly-price: unknown variant `allow`, expected one of lower-only, deny"),
     ("widening-purchase", "8: classes[1].purchase[1].option: spot: expected a way of buying of class web"),
     ("widening-zones", "6: classes[1].placement.zones: expected a zone of the class that it narrows"),
+    (
+        "type-with-dash",
+        "3: defaults.instances.allow[1]: \"m6i-large\" is no type of the catalog: expected a family, a dot and a size, such as c6i.large, or a pattern of such, such as c6i.*",
+    ),
+    (
+        "family-without-size",
+        "3: defaults.instances.allow[0]: \"c6i\" is no type of the catalog: expected a family, a dot and a size, such as c6i.large, or a pattern of such, such as c6i.*",
+    ),
+    (
+        "misspelt-size",
+        "3: defaults.instances.allow[0]: \"c6i.lagre\" is no type of the catalog: expected a family, a dot and a size, such as c6i.large, or a pattern of such, such as c6i.*",
+    ),
+    (
+        "denied-without-dot",
+        "5: classes[0].instances.deny[0]: \"m6ilarge\" is no type of the catalog: expected a family, a dot and a size, such as c6i.large, or a pattern of such, such as c6i.*",
+    ),
+    (
+        "type-in-capitals",
+        "3: defaults.instances.allow[0]: \"C6I.large\": expected a name or a pattern of lower-case letters, digits, `.`, `-`, `*` and `?`, such as c6i.*",
+    ),
+    (
+        "committed-to-unknown-type",
+        "2: commitments[0].regional.type: \"m5.large\": expected an instance type of the catalog",
+    ),
+    ("committed-to-pattern", "2: commitments[0].zonal.type: \"m5.*\": expected an instance type of the catalog"),
+    ("reserved-of-unknown-type", "2: reservations[0].type: \"m5.large\": expected an instance type of the catalog"),
+    (
+        "family-in-savings-plan",
+        "2: commitments[0].savingsPlan.family: \"m5.large\": expected a family of the catalog, such as c6i",
+    ),
     ("wrong-type", "3: classes[0].weight: expected a whole number"),
 ];
 
@@ -138,7 +174,7 @@ fn every_broken_policy_is_refused_with_file_line_key_and_what_was_expected() {
     for entry in std::fs::read_dir(root("integration/policy/broken")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let error = load_policy(&path, &catalog).err().unwrap_or_else(|| panic!("{name} should be refused"));
+        let error = by_the_catalog(&path, &catalog).err().unwrap_or_else(|| panic!("{name} should be refused"));
         let said = error.to_string();
         let expected_start = format!("{}:", path.display());
         let rest = said.strip_prefix(&expected_start).unwrap_or_else(|| panic!("{said}")).to_owned();
@@ -195,7 +231,7 @@ fn every_example_is_valid_by_its_schema_and_by_the_loader() {
         "integration/knative/config/cost-policy.yaml",
     ] {
         valid(&policies, file);
-        load_policy(&root(file), &catalog()).unwrap_or_else(|error| panic!("{file}: {error}"));
+        by_the_catalog(&root(file), &catalog()).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
     let catalogs = validator(&crate::config::schema::catalog());
     for file in ["provider-config/catalog-ec2.yaml", "provider-config/catalog.yaml", "integration/ec2_e2e/catalog.yaml"]
@@ -231,7 +267,7 @@ fn the_schema_refuses_what_is_wrong_by_its_shape_alone() {
 
 #[test]
 fn a_class_that_narrows_another_has_no_more_than_it() {
-    let policy = load_policy(&root("integration/policy/everything.yaml"), &catalog()).unwrap();
+    let policy = by_the_catalog(&root("integration/policy/everything.yaml"), &catalog()).unwrap();
     let class = |name: &str| policy.classes.iter().find(|class| class.name == name).unwrap();
     let (wide, narrow) = (class("web"), class("web-cheap"));
     assert_eq!(narrow.max_hourly, Some("0.1".parse().unwrap()));
@@ -251,7 +287,7 @@ fn a_class_that_narrows_another_never_has_a_smaller_share_on_demand() {
              purchase: [{{option: spot}}, {{option: on-demand}}]\n- name: part\n  narrows: web\n  {own}\n"
         );
         std::fs::write(&file, text).unwrap();
-        let policy = load_policy(&file, &catalog()).unwrap();
+        let policy = by_the_catalog(&file, &catalog()).unwrap();
         let mix = policy.classes.iter().find(|class| class.name == "part").unwrap().mix;
         mix.map(|mix| (mix.on_demand_base, mix.on_demand_percent_above_base))
     };
@@ -265,7 +301,7 @@ fn a_class_that_narrows_another_never_has_a_smaller_share_on_demand() {
 /// What a class may take, of a policy of these classes.
 fn instances_of(classes: &str, name: &str) -> crate::decide::purchase::policy::Instances {
     let text = format!("classes:\n{classes}");
-    let policy = policy_of(Path::new("policy.yaml"), &text, &catalog()).unwrap();
+    let policy = policy_of(Path::new("policy.yaml"), &text, &catalog()).unwrap().policy;
     policy.classes.iter().find(|class| class.name == name).unwrap().instances.clone()
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::plain_policy;
-use crate::decide::purchase::policy::{Architecture, Class, GroupBy, Limit, Match, Mix, StandbyPool, Step};
+use crate::decide::purchase::policy::{Architecture, Class, Commitment, GroupBy, Limit, Match, Mix, StandbyPool, Step};
 use crate::decide::purchase::{Catalog, Quarantine, TypeSpec};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -246,6 +246,53 @@ proptest! {
         let on_demand = web.iter().filter(|h| h.offer.purchase == Purchase::OnDemand).count();
         let least = web.len().min(1) + web.len().saturating_sub(1).div_ceil(2);
         prop_assert!(on_demand >= least, "{on_demand} of {} on demand", web.len());
+    }
+
+    #[test]
+    fn a_standby_pool_is_filled_within_the_defaults_cap_and_the_clusters_limit_or_says_why_not(
+        counts in prop::collection::vec(0u32..4, 3),
+        cap in prop::option::of(0u64..50),
+        reserved in 0u32..3,
+        most in prop::option::of(0u32..8),
+    ) {
+        let mut policy = policy();
+        policy.classes.last_mut().unwrap().max_hourly = cap.map(HourlyPrice);
+        // What others are capped at is nothing to it.
+        policy.classes[0].max_hourly = Some(HourlyPrice(1));
+        policy.limits = most.map(|most| limit(Scope::Cluster, Some(most), None)).into_iter().collect();
+        policy.commitments =
+            vec![Commitment::Zonal { instance_type: "medium".into(), zone: "a".into(), count: reserved }];
+        policy.standby = TYPES
+            .iter()
+            .zip(&counts)
+            .map(|((name, ..), count)| {
+                StandbyPool { instance_type: (*name).into(), zone: "a".into(), count: *count, windows: vec![] }
+            })
+            .collect();
+        let mut course = Course::new(policy, &[]);
+        let first = course.round(0, 1);
+        let mut room = most.unwrap_or(u32::MAX);
+        let mut pools: Vec<_> = TYPES.iter().zip(&counts).collect();
+        pools.sort_by_key(|((name, ..), _)| *name);
+        for ((name, _, price), count) in pools {
+            let paid = if *name == "medium" { reserved } else { 0 };
+            let affordable = if cap.is_none_or(|cap| *price <= cap) { *count } else { (*count).min(paid) };
+            let due = affordable.min(room);
+            room -= due;
+            let ordered = |order: &&Order| order.offers[0].instance_type == *name;
+            let bought: u32 = first.launch.iter().filter(ordered).map(|order| order.count).sum();
+            prop_assert_eq!(bought, due, "{}", name);
+            let why = first.forbidden.get(&Pool { zone: "a".into(), instance_type: (*name).into() });
+            prop_assert_eq!(why.is_some(), due < *count, "{} {:?}", name, why);
+            if due < *count {
+                let said = if due < affordable { "the cluster's limit" } else { "above the price cap" };
+                prop_assert!(why.unwrap().contains(said), "{:?}", why);
+            }
+        }
+        // What is there is kept, and what may not be bought stays so.
+        let second = course.round(1, 1);
+        prop_assert_eq!((second.launch.len(), second.release.len()), (0, 0));
+        prop_assert_eq!(second.forbidden, first.forbidden);
     }
 
     #[test]

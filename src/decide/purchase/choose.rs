@@ -571,13 +571,17 @@ impl<'a> Case<'a, '_> {
             return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
         };
         let (cpu, memory) = self.need;
+        let unknown = match nearest.why {
+            Why::Unfit(_) => self.planner.names_unknown(self.place, &self.narrowing.allow),
+            _ => String::new(),
+        };
         let small = unfit.iter().filter(|(_, why)| *why == Unfit::TooSmall).map(|(id, _)| self.planner.type_of(*id));
         let largest = small.max_by_key(|t| (t.memory_bytes, t.cpu_millis, &t.name));
         if let Some(largest) = largest.filter(|_| stage(nearest.why) == TOO_SMALL) {
             let offered = largest.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
             let message = format!(
                 "no instance type is large enough for cpu {cpu}m and memory {}Mi in class {}: the largest, {}, offers \
-                 cpu {}m and memory {}Mi",
+                 cpu {}m and memory {}Mi{unknown}",
                 memory.div_ceil(1 << 20),
                 self.class.name,
                 largest.name,
@@ -587,7 +591,7 @@ impl<'a> Case<'a, '_> {
             return Pend { reason: nearest.why.reason(), message };
         }
         let message = format!(
-            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}",
+            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}{unknown}",
             memory.div_ceil(1 << 20),
             self.class.name,
             self.planner.explain(&nearest),

@@ -8,6 +8,7 @@
 //! | `eci-spot-price-limit` | that price, dollars an hour |
 //! | `eci-spot-fallback` | `true`: on demand where there is no spot |
 //! | `eci-fail-strategy` | `fail-back`, `fail-over`: what happens anyway, a Pod waits and is tried again |
+//! | `eci-fail-strategy: fail-fast` | refused: a Pod that fails for want of an instance is replaced at once by its controller, without end |
 //! | every other `eci-…` | refused by name: nobody should believe that it does something |
 //!
 //! All of them only narrow what the Pod's class allows.
@@ -36,6 +37,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("instance-id", "it is written by ECI; here pilotlight.dev/instance-id says it"),
     ("instance-spec", "it is written by ECI; here pilotlight.dev/instance-type says it"),
 ];
+
+const NOT_FAST: &str = "not supported: a Pod waits and is tried again, because a controller would make another of one that \
+                        failed at once, and so on; a Job's activeDeadlineSeconds bounds the wait";
 
 pub fn narrow(annotations: &Labels, narrowing: &mut Narrowing) -> Result<(), NarrowError> {
     for (key, value) in annotations {
@@ -69,7 +73,7 @@ fn known(key: &str, name: &str, value: &str) -> Result<(), NarrowError> {
         FAIL => {
             return match value {
                 "fail-back" | "fail-over" => Ok(()),
-                "fail-fast" => Err(NarrowError::new(key, value, "not supported: a Pod waits and is tried again")),
+                "fail-fast" => Err(NarrowError::new(key, value, NOT_FAST)),
                 _ => Err(NarrowError::new(key, value, "expected fail-back or fail-over")),
             };
         }

@@ -1,6 +1,6 @@
 //! A policy and a market, prepared so that a Pod's decision is comparisons of integers.
 
-use super::ledger::matching;
+use super::ledger::{Ledger, matching};
 use super::market::{Catalog, Market, TypeSpec};
 use super::policy::{Class, Instances, Policy, TypeSelector};
 use super::why::Unfit;
@@ -54,6 +54,8 @@ impl Sizes {
 pub(super) struct ClassTable {
     pub types: Vec<Result<u32, Unfit>>,
     pub zones: Vec<bool>,
+    /// What it allows and no type is known of.
+    unknown: Vec<String>,
 }
 
 impl<'a> Planner<'a> {
@@ -79,6 +81,7 @@ impl<'a> Planner<'a> {
                 .iter()
                 .map(|z| class.placement.zones.as_ref().is_none_or(|allowed| allowed.iter().any(|a| a == z)))
                 .collect(),
+            unknown: unknown(&class.instances.allow, &types),
         };
         Self {
             sizes: Sizes::of(&types),
@@ -95,6 +98,41 @@ impl<'a> Planner<'a> {
             zones,
         }
     }
+}
+
+impl Planner<'_> {
+    /// What one more instance on demand costs that no class buys, after commitments. None: the market does not have it.
+    pub fn classless_price(&self, instance_type: &str, zone: &str, ledger: &Ledger) -> Option<HourlyPrice> {
+        let type_id = self.types.binary_search_by(|spec| spec.name.as_str().cmp(instance_type)).ok()?;
+        let zone_id = self.zones.binary_search(&zone).ok()?;
+        let matching = &self.commitments[type_id * self.zones.len() + zone_id];
+        Some(ledger.price_after_commitments(&self.policy.commitments, matching, self.types[type_id].sku()))
+    }
+}
+
+/// A message's words for more than these are a number.
+const MOST_UNKNOWN: usize = 5;
+
+impl Planner<'_> {
+    /// The end of a message to a Pod that no type is for: what its class or its annotations name and no type is known of.
+    pub(super) fn names_unknown(&self, class: usize, narrowed: &[Vec<TypeSelector>]) -> String {
+        let mut names = unknown(narrowed, &self.types);
+        names.extend_from_slice(&self.classes[class].unknown);
+        names.sort();
+        names.dedup();
+        let more = names.len().saturating_sub(MOST_UNKNOWN);
+        names.truncate(MOST_UNKNOWN);
+        match (names.join(", "), more) {
+            (names, _) if names.is_empty() => names,
+            (names, 0) => format!("; no type is known of {names}"),
+            (names, more) => format!("; no type is known of {names} and {more} more"),
+        }
+    }
+}
+
+fn unknown(allow: &[Vec<TypeSelector>], types: &[&TypeSpec]) -> Vec<String> {
+    let unknown = |selector: &&TypeSelector| !types.iter().any(|spec| selects(selector, spec));
+    allow.iter().flatten().filter(unknown).map(ToString::to_string).collect()
 }
 
 /// A type's place in the class's order, or why the class doesn't have it.

@@ -25,6 +25,13 @@ pub struct Policy {
     pub reserve: crate::decide::reserve::Policy,
 }
 
+impl Policy {
+    /// What holds where no class is meant.
+    pub fn defaults(&self) -> Option<&Class> {
+        self.classes.last()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Class {
     pub name: String,
@@ -121,6 +128,15 @@ pub enum TypeSelector {
         cpu_millis: u64,
         memory_bytes: u64,
     },
+}
+
+impl std::fmt::Display for TypeSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(glob) => glob.fmt(f),
+            Self::Size { cpu_millis, memory_bytes } => write!(f, "{cpu_millis}m-{}Mi", memory_bytes >> 20),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

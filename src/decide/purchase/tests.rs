@@ -10,6 +10,7 @@ mod narrowing;
 mod narrows;
 mod oracle;
 mod order;
+mod unknown;
 
 use super::policy::*;
 use super::*;

@@ -2,7 +2,7 @@
 
 use super::super::DirectoryEntry;
 use crate::decide::desired::Refs;
-use crate::decide::placement::{BatchWindow, Order};
+use crate::decide::placement::{BatchWindow, Order, Pool};
 use crate::decide::purchase::Buying;
 use crate::decide::status::PodStatus;
 use crate::model::{
@@ -104,6 +104,8 @@ pub enum Effect {
     ForgetAgent(InstanceId),
     /// Numbered, so that the answer can be told.
     Launch(u64, Order),
+    /// A standby pool lacks instances, which the policy forbids for this reason.
+    StandbyForbidden(Pool, String),
     /// A Pod got an instance, this long after its creation.
     Bound(SignedDuration),
     /// A Pod is Running for the first time, this long after its creation.

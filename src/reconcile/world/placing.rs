@@ -45,6 +45,13 @@ impl World {
             self.launching.insert(self.orders, order.clone());
             self.effects.push(Effect::Launch(self.orders, order));
         }
+        // Once, and again when it is another reason.
+        for (pool, why) in &plan.forbidden {
+            if self.forbidden.get(pool) != Some(why) {
+                self.effects.push(Effect::StandbyForbidden(pool.clone(), why.clone()));
+            }
+        }
+        self.forbidden = plan.forbidden;
         for (uid, why) in plan.waiting {
             if self.second_waits(&uid, &why, now) {
                 continue;

@@ -379,7 +379,7 @@ proptest! {
     ) {
         let text = drawn.text();
         let policy = match policy_of(Path::new("drawn.yaml"), &text, &market.catalog) {
-            Ok(policy) => policy,
+            Ok(loaded) => loaded.policy,
             Err(error) => {
                 let said = error.to_string();
                 prop_assert!(!drawn.tame, "{said}: {text}");

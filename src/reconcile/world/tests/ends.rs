@@ -3,7 +3,8 @@
 use super::super::{END_AGAIN, Effect, Fact, World};
 use super::sim::{Sim, buying, config};
 use crate::decide::fixtures::{at, instance};
-use crate::model::{InstanceId, InstanceState, NodeName};
+use crate::decide::purchase::policy::StandbyPool;
+use crate::model::{HourlyPrice, InstanceId, InstanceState, NodeName};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -48,6 +49,41 @@ fn an_instance_that_still_lives_long_after_its_end_was_asked_for_is_ended_again(
         let now = at(1000 + 2 * i64::try_from(round).unwrap());
         assert_eq!(ends(&described(&mut world, InstanceState::ShuttingDown, now)), 0);
     }
+}
+
+#[test]
+fn a_standby_pool_that_the_policy_forbids_to_fill_is_said_once_and_again_for_another_reason() {
+    let mut config = config();
+    let mut buying = buying();
+    buying.policy.standby =
+        vec![StandbyPool { instance_type: "medium".into(), zone: "zone-a".into(), count: 2, windows: Vec::new() }];
+    let with_cap = |micros| {
+        let mut buying = buying.clone();
+        buying.policy.classes[0].max_hourly = Some(HourlyPrice(micros));
+        Arc::new(buying)
+    };
+    config.buying = with_cap(8_000);
+    let mut world = World::new(config, at(100));
+    world.apply(Fact::Synced(NodeName::new("pilotlight-a")), at(100));
+    let said = |effects: &[Effect]| -> Vec<String> {
+        let of = |effect: &Effect| match effect {
+            Effect::StandbyForbidden(pool, why) => Some(format!("{} in {}: {why}", pool.instance_type, pool.zone)),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect()
+    };
+    let launches = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Launch(..)));
+    let first = described(&mut world, InstanceState::Running, at(101));
+    assert_eq!(said(&first), ["medium in zone-a: $0.009/h is above the price cap of $0.008/h"]);
+    assert!(!launches(&first));
+    let reloaded = |buying| Fact::Reloaded { buying, keep_completed: SignedDuration::from_secs(20) };
+    world.apply(reloaded(with_cap(8_000)), at(102));
+    assert_eq!(said(&world.decide(at(102))), Vec::<String>::new());
+    world.apply(reloaded(with_cap(7_000)), at(103));
+    assert_eq!(said(&world.decide(at(103))), ["medium in zone-a: $0.009/h is above the price cap of $0.007/h"]);
+    world.apply(reloaded(with_cap(9_000)), at(104));
+    let filled = world.decide(at(104));
+    assert!(said(&filled).is_empty() && launches(&filled));
 }
 
 #[test]

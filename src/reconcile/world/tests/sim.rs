@@ -506,6 +506,7 @@ impl Sim {
             | Effect::ForgetAgent(_)
             | Effect::Started(_)
             | Effect::Bound(_)
+            | Effect::StandbyForbidden(..)
             | Effect::List { .. }
             | Effect::Unlist { .. } => {}
         }
