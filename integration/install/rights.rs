@@ -3,7 +3,10 @@
 use crate::{
     alone,
     rendering::{kubectl, rendered},
-    support::*,
+    support::{
+        audit::{Asked, Audit},
+        *,
+    },
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, runtime::wait::await_condition};
@@ -35,8 +38,7 @@ struct Installed {
     dir: PathBuf,
     rights: Vec<Value>,
     provider: Option<Child>,
-    /// How much of the audit log was there before.
-    audited: u64,
+    audit: Audit,
 }
 
 impl Installed {
@@ -56,8 +58,7 @@ impl Installed {
             kind.contains("Role") || kind == "ServiceAccount"
         };
         let rights: Vec<Value> = objects.iter().filter(of_rights).cloned().collect();
-        let audited = fs::metadata(cluster.state.join("audit.log")).map_or(0, |file| file.len());
-        let installed = Self { cluster, dir, rights, provider: None, audited };
+        let installed = Self { cluster, dir, rights, provider: None, audit: Audit::from_now(cluster) };
         script("provider", &["down"]);
         // What an earlier provider made would not be made anew.
         for (kind, namespace, name) in [
@@ -157,23 +158,9 @@ impl Installed {
         assert!(leads.await.is_ok(), "it does not lead: {}", tail(&self.log(), 40));
     }
 
-    /// What the account asked of the API server since the start: verb, group, resource, answer.
-    fn asked(&self) -> BTreeSet<(String, String, String, u64)> {
-        let text = fs::read(self.cluster.state.join("audit.log")).expect("the audit log");
-        let text = String::from_utf8_lossy(&text[usize::try_from(self.audited).unwrap_or_default()..]).into_owned();
-        let mut asked = BTreeSet::new();
-        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            let object = &event["objectRef"];
-            if event["user"]["username"] != ACCOUNT || !object.is_object() {
-                continue;
-            }
-            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-            let resource = word(&object["resource"]) + &subresource;
-            let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
-            asked.insert((word(&event["verb"]), word(&object["apiGroup"]), resource, code));
-        }
-        asked
+    /// What the account asked of the API server since the start.
+    fn asked(&self) -> BTreeSet<Asked> {
+        self.audit.asked(&[ACCOUNT])
     }
 }
 
@@ -273,8 +260,7 @@ async fn a_provider_with_the_charts_rights_runs_pods_as_its_own_account_and_uses
         space.exec("demanding", "echo $WORD $(cat /keys/door); ls /var/run/secrets/kubernetes.io/serviceaccount").await;
     assert!(found.starts_with("warm open") && found.contains("token"), "{found}");
     space.until_pod("failing", "was restarted", |pod| restarts(pod, "main") >= 2).await;
-    let counted =
-        |used: &BTreeSet<(String, String, String, u64)>| used.iter().any(|u| u.0 == "patch" && u.2 == "events");
+    let counted = |used: &BTreeSet<Asked>| used.iter().any(|u| u.verb == "patch" && u.resource == "events");
     until(|| counted(&installed.asked()), "an event is counted").await;
 
     // A caller by token is looked up, and may do what it may do: this one may not.
@@ -296,10 +282,10 @@ async fn a_provider_with_the_charts_rights_runs_pods_as_its_own_account_and_uses
     installed.end().await;
 
     let asked = installed.asked();
-    let refused: Vec<_> = asked.iter().filter(|(.., code)| *code == 403).collect();
+    let refused: Vec<_> = asked.iter().filter(|one| one.code == 403).collect();
     assert!(refused.is_empty(), "a right is missing: {refused:?}");
     let used: BTreeSet<(String, String, String)> =
-        asked.into_iter().map(|(verb, group, resource, _)| (verb, group, resource)).collect();
+        asked.into_iter().map(|one| (one.verb, one.group, one.resource)).collect();
     let right = |verb: &str, group: &str, resource: &str| (verb.to_owned(), group.to_owned(), resource.to_owned());
     // Not asked for by a request of its own: it is what approving needs besides.
     let approving = right("approve", "certificates.k8s.io", "signers");

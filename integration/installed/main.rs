@@ -8,9 +8,12 @@
 //!  helm uninstall ──> nothing is left but what is the cluster's
 //! ```
 //!
+//! And once more as on EKS: nodes that are the ServiceAccount, a signer that is EKS's own, EKS Pod Identity.
+//!
 //! Needs what `ec2_e2e` needs, with a real kubelet's node (`scripts/test ec2`). The provider beside the cluster is stopped
 //! meanwhile.
 
+mod eks;
 #[path = "../install/pushed.rs"]
 mod pushed;
 mod release;
@@ -24,8 +27,17 @@ use release::Release;
 use serde_json::{Value, json};
 use standin::{announce, called, called_by, script, until, until_nothing_is_left};
 use support::*;
+use tokio::sync::{Mutex, MutexGuard};
 
 const NODE: &str = "pilotlight-us-east-1a";
+
+/// There is one release of the name.
+async fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    script("{}");
+    turn
+}
 
 fn serving() -> Value {
     shell("echo hello from $(hostname); exec sleep 1000000")
@@ -44,14 +56,51 @@ async fn serves(space: &Space, name: &str) -> String {
     let pod = space.until_running(name).await;
     space.until_log(name, &[], |text| text.contains(&format!("hello from {name}"))).await;
     assert_eq!(space.exec(name, "hostname").await, name);
+    assert_eq!(restarts(&pod, "main"), 0, "{name} ran without a break");
     annotation(&pod, "instance-id")
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_chart_for_eks_runs_pods_by_pod_identity_as_its_account_and_survives_the_killing_of_its_leader() {
+    let _turn = alone().await;
+    let space = Space::new("installed-eks").await;
+    let _signer = eks::Signer::start(space.cluster, space.client.clone());
+    let as_on_eks = json!({ "client": "serviceAccount", "serving": eks::SIGNER });
+    let release = Release::install(&space, as_on_eks).await;
+    release.rolled_out(&release::by_pod_identity()).await;
+    let before = called_by("pod-identity");
+    space.apply(&of_class("one", "spot")).await;
+    let instance = serves(&space, "one").await;
+    assert!(called_by("pod-identity") > before && called_by("keys") == release.keys_before, "it calls as its role");
+
+    // Nobody is told: the Lease runs out, and the kubelet starts it again.
+    let leader = release.leader().await;
+    release.kill(&leader);
+    release.until_restarted(&leader, 1).await;
+    release.leader().await;
+    space.apply(&of_class("two", "flexible")).await;
+    serves(&space, "two").await;
+    assert_eq!(serves(&space, "one").await, instance, "it runs where it ran");
+
+    for name in ["one", "two"] {
+        delete(&space.api::<Pod>(), name, None).await;
+    }
+    for name in ["one", "two"] {
+        space.until_gone(name).await;
+    }
+    until_nothing_is_left().await;
+    assert_eq!(release.refused(), [], "rights are missing");
+    let of_nodes = release.asked_by_nodes();
+    assert!(of_nodes.is_empty(), "all is asked as the account: {of_nodes:?}");
+    release.uninstall().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_chart_installs_what_runs_pods_by_its_accounts_role_and_survives_its_leader_and_leaves_nothing() {
-    script("{}");
+    let _turn = alone().await;
     let space = Space::new("installed").await;
-    let release = Release::install(&space).await;
+    let by_the_cluster = json!({ "client": "certificate", "serving": "kubernetes.io/kubelet-serving" });
+    let release = Release::install(&space, by_the_cluster).await;
 
     // Nobody gave it a role yet.
     space.until_node(NODE, "False", "NoCredentials").await;

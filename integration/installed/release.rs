@@ -3,7 +3,11 @@
 use crate::{
     NODE, pushed,
     standin::called_by,
-    support::{kubectl::program, *},
+    support::{
+        audit::{Asked, Audit},
+        kubectl::program,
+        *,
+    },
 };
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
@@ -31,15 +35,7 @@ pub struct Release {
     values: Value,
     /// How many calls were signed with keys of no role.
     pub keys_before: u64,
-    /// How much of the audit log was there before.
-    audited: u64,
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
-    pub verb: String,
-    pub resource: String,
-    pub code: u64,
+    audit: Audit,
 }
 
 /// What EKS's webhook puts into each Pod of a ServiceAccount that is annotated with a role (amazon-eks-pod-identity-webhook,
@@ -102,15 +98,16 @@ fn injected(variables: &[(&str, &str)], volume: &str, audience: &str, path: &str
 
 impl Release {
     /// In the place of the provider beside the cluster, and of its rights.
-    pub async fn install(space: &Space) -> Self {
+    /// Whose nodes are so: `nodeIdentity` of provider.yaml.
+    pub async fn install(space: &Space, nodes: Value) -> Self {
         let cluster = space.cluster;
-        let audited = fs::metadata(cluster.state.join("audit.log")).map_or(0, |file| file.len());
         // Before the provider beside the cluster is ended: whatever fails later starts it again.
         let (repository, tag) = pushed::image(cluster);
-        let values = values(cluster, &repository, &tag);
+        let values = values(cluster, &repository, &tag, nodes);
         beside(&["down"]);
+        let audit = Audit::from_now(cluster);
         let client = space.client.clone();
-        let mut release = Self { cluster, client, values, keys_before: called_by("keys"), audited };
+        let mut release = Self { cluster, client, values, keys_before: called_by("keys"), audit };
         release.clear();
         release.helm("install");
         // As with a load balancer's name: it is known when the Service is there.
@@ -224,24 +221,39 @@ impl Release {
 
     /// What the release's account and the nodes that it is asked of the API server.
     pub fn asked(&self) -> BTreeSet<Asked> {
-        let text = fs::read(self.cluster.state.join("audit.log")).expect("the audit log");
-        let text = String::from_utf8_lossy(&text[usize::try_from(self.audited).unwrap_or_default()..]).into_owned();
-        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let its = |event: &Value| {
-            let user = event["user"]["username"].as_str().unwrap_or_default();
-            (user == ACCOUNT || user == "system:node:pilotlight-us-east-1a") && event["objectRef"].is_object()
+        self.audit.asked(&[ACCOUNT, "system:node:pilotlight-us-east-1a"])
+    }
+
+    pub fn asked_by_nodes(&self) -> BTreeSet<Asked> {
+        self.audit.asked(&["system:node:pilotlight-us-east-1a"])
+    }
+
+    /// Ends the process of a replica, as a kernel without memory would.
+    pub fn kill(&self, pod: &str) {
+        let named = format!("POD_NAME={pod}");
+        let its = |pid: &u32| {
+            let words = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let program = words("cmdline").split(|b| *b == 0).next().is_some_and(|word| word.ends_with(b"pilotlight"));
+            program && words("environ").split(|b| *b == 0).any(|word| word == named.as_bytes())
         };
-        let asked = events.filter(its).map(|event| {
-            let object = &event["objectRef"];
-            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-            Asked {
-                verb: word(&event["verb"]),
-                resource: word(&object["resource"]) + &subresource,
-                code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
-            }
-        });
-        asked.collect()
+        let all =
+            fs::read_dir("/proc").expect("proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let found: Vec<u32> = all.filter(its).collect();
+        let [pid] = found[..] else { panic!("the processes of {pod} are {found:?}") };
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id")),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("it can be ended");
+    }
+
+    /// Waits until a replica was started again so often, and is well.
+    pub async fn until_restarted(&self, pod: &str, times: i32) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let well =
+            |pod: Option<&Pod>| pod.is_some_and(|pod| restarts(pod, "provider") == times && condition(pod, "Ready"));
+        let found = timeout(PATIENCE, await_condition(pods, pod, well)).await;
+        found.unwrap_or_else(|_| panic!("{pod} is not started {times} times")).expect("Pods can be watched");
     }
 
     /// By helm alone, as people do; and what is left is known.
@@ -306,13 +318,14 @@ impl Drop for Release {
 }
 
 /// The chart's values: the provider.yaml beside the cluster, without what the chart brings.
-fn values(cluster: &Cluster, repository: &str, tag: &str) -> Value {
+fn values(cluster: &Cluster, repository: &str, tag: &str, nodes: Value) -> Value {
     let text = fs::read_to_string(cluster.provider_dir().join("provider.yaml")).expect("it was configured");
     let mut provider: Value = serde_json::from_str(&text).expect("scripts/provider writes JSON");
     let map = provider.as_object_mut().expect("an object");
     for ours in ["kubeconfig", "stateDir", "address", "agents", "catalog", "costPolicy", "prices", "telemetry"] {
         map.remove(ours);
     }
+    map.insert("nodeIdentity".to_owned(), nodes);
     // Until the Service's address is known.
     map.insert("agents".to_owned(), json!({ "advertise": "pilotlight-agents:10255" }));
     let of_tests = |name: &str| {

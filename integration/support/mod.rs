@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test target uses a part of this")]
 
+pub mod audit;
 pub mod kubectl;
 mod manifest;
 mod space;
