@@ -53,7 +53,10 @@ impl Ec2 {
     }
 
     pub fn new(name: &str) -> Self {
-        let standin = StandIn::start(&format!("contract-{name}"), Machines::None);
+        Self::on(StandIn::start(&format!("contract-{name}"), Machines::None))
+    }
+
+    fn on(standin: StandIn) -> Self {
         let facts = standin.get("/standin/facts");
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let subnets = facts["subnets"].as_object().unwrap();
@@ -364,6 +367,33 @@ fn without_rights_everything_is_refused_with_the_code_and_comes_back_with_them()
     place.standin.script("{}");
     until("it is described again", || place.runtime.block_on(place.cloud().describe()).is_ok());
     place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+}
+
+#[test]
+fn whatever_may_not_be_ended_keeps_nothing_else_from_its_end_and_is_named() {
+    /// Of another cluster: the shipped policy denies their end, and EC2 names one of them at a time.
+    const OTHERS: u64 = 12;
+    let place = Ec2::on(StandIn::judging("contract"));
+    let launched = place.launch(&place.offers("own", 3, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let (subnet, tag) = (place.standin.subnet("us-east-1a"), "Tag.1.Key=pilotlight.dev%2Fcluster");
+    let others = place.standin.by_another(&format!(
+        "Action=RunInstances&ImageId=ami-1&InstanceType=t3.micro&MinCount={OTHERS}&MaxCount={OTHERS}&SubnetId={subnet}\
+         &TagSpecification.1.ResourceType=instance&TagSpecification.1.{tag}&TagSpecification.1.Tag.1.Value=other"
+    ));
+    let others: Vec<InstanceId> = fields(&others, "instanceId").into_iter().map(InstanceId::new).collect();
+    let gone = InstanceId::new("i-00000000000000000");
+    let all: Vec<InstanceId> = others.iter().chain([&gone]).cloned().chain(ids(&launched)).collect();
+    let before = place.calls("TerminateInstances");
+    let refused = place.terminate(&all);
+    let Err(CloudError::Refused { code, message, .. }) = &refused else { panic!("it is not refused: {refused:?}") };
+    assert_eq!(code, "UnauthorizedOperation");
+    assert_eq!(others.len() as u64, OTHERS);
+    assert!(others.iter().all(|id| message.contains(id.as_str())), "{message}");
+    // What is gone is denied too, as it has no tags any more: nobody needs to know.
+    assert!(ids(&launched).iter().chain([&gone]).all(|id| !message.contains(id.as_str())), "{message}");
+    assert_eq!(place.calls("TerminateInstances") - before, OTHERS + 2);
+    until("ours have ended", || place.describe().values().all(|r| r.state == InstanceState::Terminated));
+    place.terminate(&[gone]).unwrap();
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::{
     identity::Signer,
     imds::Told,
     instances::Stopping,
+    launch::run_instances,
     moto::Spent,
     params::Params,
     script::Script,
@@ -187,7 +188,13 @@ async fn interrupt(
 
 /// The body is as EC2's query protocol has it.
 async fn by_another(State(world): State<Arc<World>>, body: String) -> Result<String, Refused> {
-    pass_on(&world, &Params::parse(&body)).await.map_err(|refusal| (StatusCode::BAD_REQUEST, refusal.message))
+    let params = Params::parse(&body);
+    let done = match params.action() {
+        // They are described as everybody's are.
+        "RunInstances" => run_instances(&world, &params).await,
+        _ => pass_on(&world, &params).await,
+    };
+    done.map_err(|refusal| (StatusCode::BAD_REQUEST, refusal.message))
 }
 
 async fn event(State(world): State<Arc<World>>, body: String) -> Result<(), Refused> {
