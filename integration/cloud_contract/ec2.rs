@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use pilotlight::{
     claims::{FileStore, Ledger},
     cloud::ec2::{
-        Ec2Cloud,
+        Ec2Cloud, Right,
         attest::{AttestConfig, Attestor, StsClient},
         config::{Ec2Config, RootVolume, TypeFacts},
         sdk_config,
@@ -394,6 +394,45 @@ fn whatever_may_not_be_ended_keeps_nothing_else_from_its_end_and_is_named() {
     assert_eq!(place.calls("TerminateInstances") - before, OTHERS + 2);
     until("ours have ended", || place.describe().values().all(|r| r.state == InstanceState::Terminated));
     place.terminate(&[gone]).unwrap();
+}
+
+/// By what is granted at each action that makes something with tags, without the one of that name.
+#[test]
+fn a_right_to_tag_that_lacks_for_one_action_is_told_of_that_action_alone() {
+    let shipped =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/aws/iam-policy.json")).unwrap();
+    for lacks in ["CreateFleet", "CreateLaunchTemplate", "RunInstances"] {
+        let mut policy: serde_json::Value = serde_json::from_str(&shipped).unwrap();
+        let statements = policy["Statement"].as_array_mut().unwrap();
+        let tagging = statements.iter_mut().find(|statement| statement["Action"] == "ec2:CreateTags").unwrap();
+        let at = tagging["Condition"]["StringEquals"]["ec2:CreateAction"].as_array_mut().unwrap();
+        at.retain(|action| action != lacks);
+        assert_eq!(at.len(), 2);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), policy.to_string()).unwrap();
+        let place = Ec2::on(StandIn::judging_by(&format!("contract-{lacks}"), "contract", file.path()));
+        // By which fleets are judged.
+        let tag = "TagSpecification.1.Tag.1.Key=pilotlight.dev%2Fcluster&TagSpecification.1.Tag.1.Value=contract";
+        place.standin.by_another(&format!(
+            "Action=CreateLaunchTemplate&LaunchTemplateName=pilotlight-contract-known&LaunchTemplateData.ImageId=ami-1\
+             &TagSpecification.1.ResourceType=launch-template&{tag}"
+        ));
+        let told = place.runtime.block_on(async { Ec2Cloud::permissions(&place.config, &place.shared().await).await });
+        let right = |action: &str| {
+            let found: Vec<_> = told.iter().filter(|permission| permission.action == action).collect();
+            assert_eq!(found.len(), 1, "{action}");
+            found[0].right.clone()
+        };
+        for action in ["CreateFleet", "CreateLaunchTemplate", "RunInstances"] {
+            let (made, tags) = (right(&format!("ec2:{action}")), right(&format!("ec2:CreateTags at {action}")));
+            if action == lacks {
+                assert!(matches!(&made, Right::Unclear(why) if why.contains("ec2:CreateTags")), "{action}: {made:?}");
+                assert!(matches!(&tags, Right::Denied(why) if why.contains("ec2:CreateTags")), "{action}: {tags:?}");
+            } else {
+                assert_eq!((made, tags), (Right::Granted, Right::Granted), "{action}, without tags at {lacks}");
+            }
+        }
+    }
 }
 
 #[test]
