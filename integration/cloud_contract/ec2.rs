@@ -19,7 +19,8 @@ use pilotlight::{
     decide::admission::Refusal,
     decide::purchase::policy::Architecture,
     model::{
-        Allocation, HourlyPrice, InstanceId, InstanceState, LaunchRequest, Offer, Purchase, bootstrap::KeyFingerprint,
+        Allocation, CreditMode, HourlyPrice, InstanceId, InstanceState, LaunchRequest, Offer, Purchase,
+        bootstrap::KeyFingerprint,
     },
     ports::{Claim, ClaimError, Cloud, CloudError, InstanceProof, Vendor, VendorError},
 };
@@ -433,6 +434,31 @@ fn a_right_to_tag_that_lacks_for_one_action_is_told_of_that_action_alone() {
             }
         }
     }
+}
+
+#[test]
+fn a_burstable_instance_has_the_credits_that_were_asked_for_whichever_way_it_is_launched_and_no_other_has_any() {
+    let place = Ec2::new("credits");
+    let ways: [(&str, &[(&str, Purchase)]); 3] = [
+        ("run", &[("t3.micro", Purchase::Burstable)]),
+        ("spot", &[("t3.micro", Purchase::Spot)]),
+        ("fleet", &[("t3.micro", Purchase::Burstable), ("c6i.large", Purchase::OnDemand)]),
+    ];
+    for (way, offers) in ways {
+        for (credits, word) in [(CreditMode::Standard, "standard"), (CreditMode::Unlimited, "unlimited")] {
+            let request = LaunchRequest { credits, ..place.offers(&format!("{way}-{word}"), 1, offers) };
+            let launched = place.launch(&request).unwrap();
+            let [record] = &launched.records[..] else { panic!("{launched:?}") };
+            assert_eq!(record.instance_type, "t3.micro", "{way}");
+            let told =
+                place.standin.api(&format!("Action=DescribeInstanceCreditSpecifications&InstanceId.1={}", record.id));
+            assert_eq!(field(&told.text, "cpuCredits"), word, "{way}: {}", told.text);
+        }
+    }
+    let other = place.launch(&place.offers("other", 1, &[("c6i.large", Purchase::OnDemand)])).unwrap();
+    let told =
+        place.standin.api(&format!("Action=DescribeInstanceCreditSpecifications&InstanceId.1={}", other.records[0].id));
+    assert_eq!(field(&told.text, "Code"), "InstanceCreditSpecification.NotSupported", "{}", told.text);
 }
 
 #[test]
