@@ -52,6 +52,13 @@ fn but(changed: &[(&str, &str)]) -> BTreeMap<String, String> {
     told
 }
 
+/// One more is told.
+fn and(told: &[(&str, &str)], more: (&str, &str)) -> BTreeMap<String, String> {
+    let mut told = but(told);
+    assert!(told.insert(more.0.to_owned(), more.1.to_owned()).is_none(), "{} is not among what is told", more.0);
+    told
+}
+
 /// The alerts that fire after an hour of each.
 fn firing(all: &[BTreeMap<String, String>]) -> Vec<Vec<String>> {
     let cases: Vec<Value> = all.iter().map(|series| json!({ "series": series, "at": "60m" })).collect();
@@ -89,6 +96,7 @@ fn each_alert_fires_on_what_it_is_for_and_none_when_all_is_well() {
     let (a, b) = (r#"pilotlight_leader{pod="a"}"#, r#"pilotlight_leader{pod="b"}"#);
     let waiting = r#"pilotlight_pods_waiting{pod="a"}"#;
     let failures = r#"pilotlight_launch_failures_total{code="InsufficientInstanceCapacity"}"#;
+    let new = r#"pilotlight_launch_failures_total{code="UnfulfillableCapacity"}"#;
     let refused = r#"pilotlight_config_reloads_total{result="refused"}"#;
     let quick = r#"pilotlight_pod_start_seconds_bucket{le="30.0"}"#;
     let cost = r#"pilotlight_hourly_cost_dollars{namespace="shop"}"#;
@@ -106,6 +114,14 @@ fn each_alert_fires_on_what_it_is_for_and_none_when_all_is_well() {
         (but(&[(waiting, "3x48 0 3x10")]), vec![]),
         (but(&[(failures, "0+1x60")]), vec!["PilotlightLaunchesFail"]),
         (but(&[(failures, "0x44 0+1x4 4x11")]), vec![]),
+        // A code's series begins with its first failures: they count, but for no longer than others do.
+        (and(&[], (new, "_x44 6+1x15")), vec!["PilotlightLaunchesFail"]),
+        (and(&[], (new, "_x44 1+1x4 5x11")), vec![]),
+        (and(&[], (new, "_x44 40x15")), vec![]),
+        // One that was not asked for a while is not new.
+        (but(&[(failures, "40x25 _x19 40x15")]), vec![]),
+        // Two codes, each for less than a quarter of an hour.
+        (and(&[(failures, "0x19 0+1x20 20x20")], (new, "0x41 0+1x18")), vec![]),
         (but(&[(quick, "0x60")]), vec!["PilotlightSlowStarts"]),
         (but(&[(refused, "0x55 1x4")]), vec!["PilotlightConfigurationRefused"]),
         (but(&[(refused, "0x35 1x24")]), vec![]),

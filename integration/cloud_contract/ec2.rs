@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use pilotlight::{
     claims::{FileStore, Ledger},
     cloud::ec2::{
-        Ec2Cloud,
+        Ec2Cloud, Right,
         attest::{AttestConfig, Attestor, StsClient},
         config::{Ec2Config, RootVolume, TypeFacts},
         sdk_config,
@@ -19,7 +19,8 @@ use pilotlight::{
     decide::admission::Refusal,
     decide::purchase::policy::Architecture,
     model::{
-        Allocation, HourlyPrice, InstanceId, InstanceState, LaunchRequest, Offer, Purchase, bootstrap::KeyFingerprint,
+        Allocation, CreditMode, HourlyPrice, InstanceId, InstanceState, LaunchRequest, Offer, Purchase,
+        bootstrap::KeyFingerprint,
     },
     ports::{Claim, ClaimError, Cloud, CloudError, InstanceProof, Vendor, VendorError},
 };
@@ -53,7 +54,10 @@ impl Ec2 {
     }
 
     pub fn new(name: &str) -> Self {
-        let standin = StandIn::start(&format!("contract-{name}"), Machines::None);
+        Self::on(StandIn::start(&format!("contract-{name}"), Machines::None))
+    }
+
+    fn on(standin: StandIn) -> Self {
         let facts = standin.get("/standin/facts");
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let subnets = facts["subnets"].as_object().unwrap();
@@ -364,6 +368,97 @@ fn without_rights_everything_is_refused_with_the_code_and_comes_back_with_them()
     place.standin.script("{}");
     until("it is described again", || place.runtime.block_on(place.cloud().describe()).is_ok());
     place.launch(&place.offers("one", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+}
+
+#[test]
+fn whatever_may_not_be_ended_keeps_nothing_else_from_its_end_and_is_named() {
+    /// Of another cluster: the shipped policy denies their end, and EC2 names one of them at a time.
+    const OTHERS: u64 = 12;
+    let place = Ec2::on(StandIn::judging("contract"));
+    let launched = place.launch(&place.offers("own", 3, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let (subnet, tag) = (place.standin.subnet("us-east-1a"), "Tag.1.Key=pilotlight.dev%2Fcluster");
+    let others = place.standin.by_another(&format!(
+        "Action=RunInstances&ImageId=ami-1&InstanceType=t3.micro&MinCount={OTHERS}&MaxCount={OTHERS}&SubnetId={subnet}\
+         &TagSpecification.1.ResourceType=instance&TagSpecification.1.{tag}&TagSpecification.1.Tag.1.Value=other"
+    ));
+    let others: Vec<InstanceId> = fields(&others, "instanceId").into_iter().map(InstanceId::new).collect();
+    let gone = InstanceId::new("i-00000000000000000");
+    let all: Vec<InstanceId> = others.iter().chain([&gone]).cloned().chain(ids(&launched)).collect();
+    let before = place.calls("TerminateInstances");
+    let refused = place.terminate(&all);
+    let Err(CloudError::Refused { code, message, .. }) = &refused else { panic!("it is not refused: {refused:?}") };
+    assert_eq!(code, "UnauthorizedOperation");
+    assert_eq!(others.len() as u64, OTHERS);
+    assert!(others.iter().all(|id| message.contains(id.as_str())), "{message}");
+    // What is gone is denied too, as it has no tags any more: nobody needs to know.
+    assert!(ids(&launched).iter().chain([&gone]).all(|id| !message.contains(id.as_str())), "{message}");
+    assert_eq!(place.calls("TerminateInstances") - before, OTHERS + 2);
+    until("ours have ended", || place.describe().values().all(|r| r.state == InstanceState::Terminated));
+    place.terminate(&[gone]).unwrap();
+}
+
+/// By what is granted at each action that makes something with tags, without the one of that name.
+#[test]
+fn a_right_to_tag_that_lacks_for_one_action_is_told_of_that_action_alone() {
+    let shipped =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/aws/iam-policy.json")).unwrap();
+    for lacks in ["CreateFleet", "CreateLaunchTemplate", "RunInstances"] {
+        let mut policy: serde_json::Value = serde_json::from_str(&shipped).unwrap();
+        let statements = policy["Statement"].as_array_mut().unwrap();
+        let tagging = statements.iter_mut().find(|statement| statement["Action"] == "ec2:CreateTags").unwrap();
+        let at = tagging["Condition"]["StringEquals"]["ec2:CreateAction"].as_array_mut().unwrap();
+        at.retain(|action| action != lacks);
+        assert_eq!(at.len(), 2);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), policy.to_string()).unwrap();
+        let place = Ec2::on(StandIn::judging_by(&format!("contract-{lacks}"), "contract", file.path()));
+        // By which fleets are judged.
+        let tag = "TagSpecification.1.Tag.1.Key=pilotlight.dev%2Fcluster&TagSpecification.1.Tag.1.Value=contract";
+        place.standin.by_another(&format!(
+            "Action=CreateLaunchTemplate&LaunchTemplateName=pilotlight-contract-known&LaunchTemplateData.ImageId=ami-1\
+             &TagSpecification.1.ResourceType=launch-template&{tag}"
+        ));
+        let told = place.runtime.block_on(async { Ec2Cloud::permissions(&place.config, &place.shared().await).await });
+        let right = |action: &str| {
+            let found: Vec<_> = told.iter().filter(|permission| permission.action == action).collect();
+            assert_eq!(found.len(), 1, "{action}");
+            found[0].right.clone()
+        };
+        for action in ["CreateFleet", "CreateLaunchTemplate", "RunInstances"] {
+            let (made, tags) = (right(&format!("ec2:{action}")), right(&format!("ec2:CreateTags at {action}")));
+            if action == lacks {
+                assert!(matches!(&made, Right::Unclear(why) if why.contains("ec2:CreateTags")), "{action}: {made:?}");
+                assert!(matches!(&tags, Right::Denied(why) if why.contains("ec2:CreateTags")), "{action}: {tags:?}");
+            } else {
+                assert_eq!((made, tags), (Right::Granted, Right::Granted), "{action}, without tags at {lacks}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_burstable_instance_has_the_credits_that_were_asked_for_whichever_way_it_is_launched_and_no_other_has_any() {
+    let place = Ec2::new("credits");
+    let ways: [(&str, &[(&str, Purchase)]); 3] = [
+        ("run", &[("t3.micro", Purchase::Burstable)]),
+        ("spot", &[("t3.micro", Purchase::Spot)]),
+        ("fleet", &[("t3.micro", Purchase::Burstable), ("c6i.large", Purchase::OnDemand)]),
+    ];
+    for (way, offers) in ways {
+        for (credits, word) in [(CreditMode::Standard, "standard"), (CreditMode::Unlimited, "unlimited")] {
+            let request = LaunchRequest { credits, ..place.offers(&format!("{way}-{word}"), 1, offers) };
+            let launched = place.launch(&request).unwrap();
+            let [record] = &launched.records[..] else { panic!("{launched:?}") };
+            assert_eq!(record.instance_type, "t3.micro", "{way}");
+            let told =
+                place.standin.api(&format!("Action=DescribeInstanceCreditSpecifications&InstanceId.1={}", record.id));
+            assert_eq!(field(&told.text, "cpuCredits"), word, "{way}: {}", told.text);
+        }
+    }
+    let other = place.launch(&place.offers("other", 1, &[("c6i.large", Purchase::OnDemand)])).unwrap();
+    let told =
+        place.standin.api(&format!("Action=DescribeInstanceCreditSpecifications&InstanceId.1={}", other.records[0].id));
+    assert_eq!(field(&told.text, "Code"), "InstanceCreditSpecification.NotSupported", "{}", told.text);
 }
 
 #[test]

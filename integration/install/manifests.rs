@@ -86,7 +86,8 @@ async fn the_chart_is_taken_in_another_namespace_with_the_least_that_must_be_sai
     let provider = json!({
         "cluster": "c", "region": "r", "nodes": [{ "zone": "a", "kubeletPort": 10260 }],
         "limits": { "cpu": 1, "memory": "1Gi", "pods": 1 }, "agents": { "advertise": "agents:10255" },
-        "dns": { "server": "10.96.0.10", "domain": "cluster.local" }, "cloud": {},
+        "dns": { "server": "10.96.0.10", "domain": "cluster.local" },
+        "cloud": { "ec2": { "subnets": {}, "securityGroups": [], "images": {} } },
     });
     let text = rendered(&json!({ "provider": provider }), &name);
     let objects = std::panic::catch_unwind(|| dry_run(&["-f", "-"], Some(&text)));
@@ -133,6 +134,13 @@ async fn the_chart_refuses_what_it_does_not_know() {
         (json!({ "provider": { "cluster": "c" } }), "region"),
         (with(eks_values(), "replica", json!(3)), "replica"),
         (with(eks_values(), "replicas", json!("two")), "replicas"),
+        // By the schemas of the files that it makes of them, wherever in these it is.
+        (
+            with(eks_values(), "costPolicy", json!({ "classes": [{ "name": "a", "wieght": 3 }] })),
+            "/costPolicy/classes/0",
+        ),
+        (with(eks_values(), "costPolicy", json!({ "limit": [] })), "'limit'"),
+        (with(eks_values(), "provider", with(eks_values()["provider"].clone(), "dsn", json!({}))), "'dsn'"),
     ] {
         let output = helm(&values, "x");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,9 +1,10 @@
 //! The shape of provider.yaml and catalog.yaml as written, before validation.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::PathBuf};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Provider {
     pub cluster: String,
@@ -40,14 +41,14 @@ fn keep_completed() -> String {
     "10m".to_owned()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Node {
     pub zone: String,
     pub kubelet_port: u16,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
     pub cpu: String,
@@ -55,7 +56,7 @@ pub struct Limits {
     pub pods: u32,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Agents {
     pub listen: SocketAddr,
@@ -68,7 +69,7 @@ pub struct Agents {
     pub authority_secret: Option<SecretName>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SecretName {
     pub namespace: String,
@@ -76,7 +77,7 @@ pub struct SecretName {
 }
 
 /// Words and defaults are client-go's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct LeaderElection {
     pub enabled: bool,
@@ -104,7 +105,7 @@ impl Default for LeaderElection {
 }
 
 /// Who the nodes are to the API server, and who says so to those who call them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct NodeIdentity {
     pub client: NodeClient,
@@ -121,7 +122,7 @@ impl Default for NodeIdentity {
 pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 
 /// Who a node acts as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum NodeClient {
     /// `system:node:<name>`, by a certificate as a kubelet has one: the Node authorizer confines it.
@@ -135,21 +136,21 @@ fn registration_timeout() -> String {
     "2m".to_owned()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Dns {
     pub server: IpAddr,
     pub domain: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Cloud {
     Local(Local),
     Ec2(Box<Ec2>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Ec2 {
     #[serde(rename = "endpointURL")]
@@ -181,7 +182,7 @@ pub struct Ec2 {
     pub launches: Launches,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Launches {
     pub idle: String,
@@ -200,7 +201,7 @@ impl Default for Launches {
 }
 
 /// How often EC2 is asked what it sells, and what else of it is used. `off`: never.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Refresh {
     /// Sizes, and which zone has what.
@@ -223,7 +224,7 @@ impl Default for Refresh {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct RootVolume {
     pub device: String,
@@ -236,7 +237,7 @@ impl Default for RootVolume {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Local {
     pub bridge: String,
@@ -252,7 +253,7 @@ pub struct Local {
     pub insecure_registries: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Standby {
     pub instance_type: String,
@@ -261,7 +262,7 @@ pub struct Standby {
 }
 
 /// For Pods that request nothing.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Defaults {
     pub cpu: String,
@@ -276,7 +277,7 @@ impl Default for Defaults {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Telemetry {
     pub listen: Option<SocketAddr>,

@@ -29,6 +29,7 @@ pub trait Cloud: Send + Sync {
     /// All machines of this cluster that exist or ended a short while ago, whoever launched them.
     async fn describe(&self) -> Result<Vec<InstanceRecord>, CloudError>;
     /// Ends machines. Returns when they are on their way out, not when they are gone.
+    /// One that is refused keeps no other from its end; the error names it.
     async fn terminate(&self, ids: &[InstanceId]) -> Result<(), CloudError>;
     /// One machine of [`Cloud::describe`]. Where describing all is dear, an adapter answers from what it
     /// saw a short while ago.

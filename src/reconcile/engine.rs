@@ -1,6 +1,6 @@
 //! Carries out what the [`World`] decides. It chooses nothing.
 
-use super::world::{Effect, Fact, Holding, World, WorldConfig};
+use super::world::{Effect, EndAnswer, Fact, Holding, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
 use crate::decide::placement::{Order, Pool};
 use crate::decide::purchase::Buying;
@@ -300,15 +300,24 @@ impl Engine {
         let cloud = Arc::clone(&self.config.cloud);
         let reply = self.reply.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = cloud.terminate(&ids).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    ?ids,
-                    "instances were not terminated; trying again"
-                );
-                tokio::time::sleep(DESCRIBE_EVERY).await;
-                drop(reply.send(Fact::NotTerminated(ids)).await);
-            }
+            let answer = match cloud.terminate(&ids).await {
+                Ok(()) => EndAnswer::Taken,
+                Err(error @ CloudError::Retry { .. }) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, ?ids, "instances were not terminated; trying again");
+                    EndAnswer::Failed
+                }
+                Err(error @ CloudError::Refused { .. }) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        error,
+                        ?ids,
+                        "some of these run on and cost money; trying again, more and more seldom"
+                    );
+                    EndAnswer::Refused
+                }
+            };
+            drop(reply.send(Fact::Ended { ids, answer }).await);
         });
     }
 }

@@ -20,7 +20,7 @@ mod placing;
 mod pods;
 mod status;
 
-pub use facts::{Effect, Fact, WorldConfig};
+pub use facts::{Effect, EndAnswer, Fact, WorldConfig};
 pub use handover::refusal;
 pub use money::Holding;
 
@@ -57,9 +57,11 @@ const COOLING: SignedDuration = SignedDuration::from_secs(10);
 /// An instance must be missing from this many descriptions in a row before it counts as gone: clouds
 /// are only eventually consistent.
 const ABSENT: u8 = 2;
-/// An instance whose end was asked for and that the cloud still describes as living after this many descriptions (one
+/// An instance whose end the cloud took note of and that it still describes as living after this many descriptions (one
 /// every two seconds) is ended again.
 const END_AGAIN: u64 = 15;
+/// Refused each time, it is asked for after twice as many each time, at most so often twice: eight minutes.
+const REFUSED_DOUBLINGS: u32 = 4;
 /// An agent that was not heard for this long makes its Pod unready: what a node whose kubelet is silent
 /// gets (node-monitor-grace-period of kube-controller-manager).
 const SILENT: SignedDuration = SignedDuration::from_secs(40);
@@ -139,14 +141,28 @@ struct InstanceEntry {
     silent_since: Option<Timestamp>,
     known_since_round: u64,
     absent: u8,
-    /// The round of descriptions in which its end was asked for last.
-    ending: Option<u64>,
+    ending: Option<Ending>,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
     /// What the cloud announces to it, as its agent says it: whole.
     told: Vec<Notice>,
     /// What the cloud announced of it elsewhere, one by one.
     announced: Vec<Notice>,
+}
+
+/// One whose end was asked for.
+///
+/// ```text
+///  Asked ── taken ───> Heard: living END_AGAIN rounds later ──> Asked
+///    ├───── failed ──> Heard: in the next round ──────────────> Asked
+///    └───── refused ─> Heard: twice as many rounds each time ─> Asked
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The cloud owes the answer: it is not asked twice at once. `refused`: so often in a row.
+    Asked { refused: u32 },
+    /// From this round of descriptions on it is asked for again, if it still lives.
+    Heard { again: u64, refused: u32 },
 }
 
 impl InstanceEntry {
@@ -249,12 +265,7 @@ impl World {
                 self.placement_dirty = true;
                 self.dirty.extend(self.pods.keys().cloned());
             }
-            Fact::NotTerminated(ids) => {
-                let still: Vec<InstanceId> = ids.into_iter().filter(|id| self.instances.contains_key(id)).collect();
-                if !still.is_empty() {
-                    self.effects.push(Effect::Terminate(still));
-                }
-            }
+            Fact::Ended { ids, answer } => self.ended(&ids, answer),
             Fact::Connected { instance, holds } => self.connected(instance, holds),
             Fact::Disconnected(instance) => self.disconnected(&instance, now),
             Fact::Report { instance, report } => {

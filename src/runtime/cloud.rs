@@ -172,7 +172,7 @@ async fn check_ec2(config: &ProviderConfig, settings: &Ec2Settings) -> anyhow::R
             (Right::Unclear(why), _) => format!("not known: {why}"),
             (Right::Unanswered(why), _) => format!("NO ANSWER: {why}"),
         };
-        say(&format!("{:<33} {said}\n", permission.action));
+        say(&format!("{:<38}  {said}\n", permission.action));
     }
     let lacks = |right: &Right| matches!(right, Right::Denied(_) | Right::Unanswered(_));
     Ok(!all.iter().any(|permission| permission.instead.is_none() && lacks(&permission.right)))

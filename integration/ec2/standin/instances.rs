@@ -23,6 +23,8 @@ pub struct Instance {
     pub address: Ipv4Addr,
     pub secondary: Vec<Ipv4Addr>,
     pub client_token: String,
+    /// None for what is not burstable.
+    pub credits: Option<String>,
     /// As the request had it: base64.
     pub user_data: String,
     pub hop_limit: u8,
@@ -238,6 +240,7 @@ pub mod tests {
             address: Ipv4Addr::new(10, 72, 0, 4),
             secondary: vec![Ipv4Addr::new(10, 72, 63, 254)],
             client_token: "token".to_owned(),
+            credits: None,
             user_data: String::new(),
             hop_limit: 1,
             mac: "02:70:0a:48:00:04".to_owned(),

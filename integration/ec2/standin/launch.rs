@@ -118,6 +118,11 @@ pub fn resolve(world: &World, spec: Params, lifecycle: Lifecycle, client_token: 
             format!("Invalid value '{instance_type}' for InstanceType."),
         ));
     }
+    // With which code EC2 does not say.
+    if spec.has("CreditSpecification") && burstable(&instance_type).is_none() {
+        let message = format!("The instance type {instance_type} takes no credit specification.");
+        return Err(Refusal::new("InvalidParameterCombination", message));
+    }
     let wanted_zone = spec.get("Placement.AvailabilityZone");
     let named = spec.get("SubnetId").or_else(|| spec.get("NetworkInterface.1.SubnetId"));
     let subnet = match named {
@@ -166,6 +171,21 @@ pub fn supply(world: &World, launch: &Launch, action: &str) -> Supply {
         None if room < 1000 => Supply::Up(room),
         None => Supply::Unbounded,
     }
+}
+
+/// As asked for, or the family's own. (AWS, "Unlimited mode for burstable performance instances": T2 is launched as standard, the
+/// others as unlimited.)
+fn credits(launch: &Launch) -> Option<String> {
+    let family = burstable(&launch.pool.instance_type)?;
+    let own = if family == "t2" { "standard" } else { "unlimited" };
+    Some(launch.spec.get("CreditSpecification.CpuCredits").unwrap_or(own).to_owned())
+}
+
+/// Its family.
+fn burstable(instance_type: &str) -> Option<&str> {
+    let family = instance_type.split('.').next()?;
+    let rest = family.strip_prefix('t')?;
+    rest.starts_with(|c: char| c.is_ascii_digit()).then_some(family)
 }
 
 fn secondary_count(spec: &Params) -> usize {
@@ -224,6 +244,7 @@ fn note(world: &World, launch: &Launch, reservation: &str, item: &Element) -> Re
         address,
         secondary,
         client_token: launch.client_token.clone(),
+        credits: credits(launch),
         user_data: launch.spec.get("UserData").unwrap_or_default().to_owned(),
         hop_limit: launch.spec.number("MetadataOptions.HttpPutResponseHopLimit").unwrap_or(1),
         // As the local cloud's machines have it.

@@ -134,6 +134,7 @@ async fn dispatch(world: &Arc<World>, params: &Params) -> Result<String, Refusal
     match params.action() {
         "RunInstances" | "CreateFleet" => once(world, params).await,
         "DescribeInstances" => describe_instances(world, params).await,
+        "DescribeInstanceCreditSpecifications" => credits(world, params),
         "TerminateInstances" => terminate(world, params).await,
         "StopInstances" => stop(world, params),
         "DescribeSpotPriceHistory" => Ok(spot_prices(world, params)),
@@ -189,6 +190,22 @@ async fn describe_instances(world: &World, params: &Params) -> Result<String, Re
     };
     let (page, next) = describe::page(describe::filtered(all, params)?, params)?;
     Ok(xml::response("DescribeInstancesResponse", describe::answer(page, next), &request_id()))
+}
+
+/// One that is not burstable fails them all.
+fn credits(world: &World, params: &Params) -> Result<String, Refusal> {
+    let ids = params.list("InstanceId");
+    known(world, &ids)?;
+    let state = world.state();
+    let of = |id: String| {
+        let message = format!("The instance {id} is no burstable performance instance.");
+        let credits = state.instances.0.get(&id).and_then(|instance| instance.credits.clone());
+        let credits = credits.ok_or_else(|| Refusal::new("InstanceCreditSpecification.NotSupported", message))?;
+        Ok(node("item", vec![leaf("instanceId", id), leaf("cpuCredits", credits)]))
+    };
+    let items = ids.into_iter().map(of).collect::<Result<_, Refusal>>()?;
+    let content = vec![node("instanceCreditSpecificationSet", items)];
+    Ok(xml::response("DescribeInstanceCreditSpecificationsResponse", content, &request_id()))
 }
 
 /// One that is not known fails them all.
@@ -337,8 +354,12 @@ pub(super) async fn pass_on(world: &World, params: &Params) -> Result<String, Re
     Ok(text)
 }
 
-/// A call of somebody else of the account. What it launches has no machine, and can be seen.
-pub(super) async fn by_another(world: &World, params: &Params) -> Result<String, Refusal> {
+/// A call of somebody else of the account. What it launches can be seen; it is a record like the others, or, where those
+/// have machines, one of moto's alone.
+pub(super) async fn by_another(world: &Arc<World>, params: &Params) -> Result<String, Refusal> {
+    if params.action() == "RunInstances" && world.machines.is_none() {
+        return run_instances(world, params).await;
+    }
     let (root, text) = world.moto.query_text(params).await?;
     note_template(world, params, &root);
     // Of the state of what is not ours it alone knows.

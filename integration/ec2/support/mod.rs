@@ -72,8 +72,14 @@ impl StandIn {
 
     /// Who calls it may do what the provider of the cluster of this name may.
     pub fn judging(name: &str) -> Self {
-        let policy = ["--iam-policy", "manifests/aws/iam-policy.json", "--cluster", name];
-        Self::start_as(name, Machines::None, &policy, |dir| dir.join("none"))
+        Self::judging_by(name, name, Path::new("manifests/aws/iam-policy.json"))
+    }
+
+    /// The same by another policy.
+    pub fn judging_by(name: &str, cluster: &str, policy: &Path) -> Self {
+        let policy = policy.to_str().unwrap();
+        let args = ["--iam-policy", policy, "--cluster", cluster];
+        Self::start_as(name, Machines::None, &args, |dir| dir.join("none"))
     }
 
     fn start_with(name: &str, machines: Machines, agent: impl FnOnce(&Path) -> PathBuf) -> Self {

@@ -6,7 +6,8 @@
 //	                                  array of the alerts that fire at that time for each, a line each
 //
 // A series is in promtool's notation ("Unit Testing for Rules" of Prometheus's documentation): `up{job="a"}`, "0x20",
-// a sample a minute. "for" is honoured: an alert fires if its expression held at each minute of that time.
+// a sample a minute. "for" is honoured: an alert fires if its expression held at each minute of that time for one set of labels,
+// as each set of labels is an alert of its own.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -114,8 +116,8 @@ func fire(groups *rulefmt.RuleGroups, one scenario) ([]string, error) {
 	firing := []string{}
 	for _, group := range groups.Groups {
 		for _, alert := range group.Rules {
-			holds := true
-			for moment := at - time.Duration(alert.For); holds && moment <= at; moment += time.Minute {
+			var held map[string]bool
+			for moment := at - time.Duration(alert.For); moment <= at; moment += time.Minute {
 				query, err := engine.NewInstantQuery(context.Background(), storage, nil, alert.Expr, time.Unix(0, 0).Add(moment))
 				if err != nil {
 					return nil, err
@@ -125,10 +127,18 @@ func fire(groups *rulefmt.RuleGroups, one scenario) ([]string, error) {
 				if err != nil {
 					return nil, fmt.Errorf("%s: %w", alert.Alert, err)
 				}
-				holds = len(vector) > 0
+				holds := map[string]bool{}
+				for _, sample := range vector {
+					// Without its metric's name, as Prometheus has it.
+					set := labels.NewBuilder(sample.Metric).Del(labels.MetricName).Labels().String()
+					if held == nil || held[set] {
+						holds[set] = true
+					}
+				}
+				held = holds
 				query.Close()
 			}
-			if holds {
+			if len(held) > 0 {
 				firing = append(firing, alert.Alert)
 			}
 		}

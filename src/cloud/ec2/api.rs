@@ -98,6 +98,11 @@ impl Api {
         Self { client: Client::from_conf(own.build()), limits: Limits::default(), tags: Mutex::default() }
     }
 
+    /// EC2 refused to end so many: their tokens are its still.
+    pub fn none_ended(&self, count: usize) {
+        self.limits.give_back(Kind::TerminatedMachines, u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
     /// What a call came to; one that was throttled empties the mirror of its bucket.
     fn answer<T, E, R>(&self, kind: Kind, result: Result<T, SdkError<E, R>>) -> Result<T, Refusal>
     where

@@ -5,6 +5,7 @@ use super::{
     attest::Attestor,
     config::Ec2Config,
     endpoint::EndpointError,
+    ends::Ends,
     journal::Journal,
     launch::Launcher,
     ledger::Ledger,
@@ -16,7 +17,7 @@ use super::{
     template::TemplateError,
     types::Types,
     vendor::Ec2Vendor,
-    window::{Call, Window},
+    window::{Call, Rights, Window},
 };
 use crate::{
     model::{ClientToken, InstanceId, InstanceRecord, LaunchRequest, Launched, tag},
@@ -87,7 +88,7 @@ impl Ec2Cloud {
         let open = |error| Ec2Error::Journal(config.journal_dir.clone(), error);
         let journal = Journal::open(&config.journal_dir).map_err(open)?;
         let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let described = Arc::new(Window::new(describe_call(&api)));
+        let described = Arc::new(Window::new(describe_call(&api), Rights::Whole));
         let types = Arc::new(Types::new(config.types.clone()));
         let launcher = Launcher::new(
             config.clone(),
@@ -99,7 +100,7 @@ impl Ec2Cloud {
         )?;
         let sweep = sweep::run(Arc::clone(&api), config.cluster.clone(), launcher.uses(), config.sweep_every);
         Ok(Self {
-            terminated: Window::new(terminate_call(&api)),
+            terminated: Window::new(terminate_call(&api), Rights::Each),
             remembered: Mutex::default(),
             resumed: tokio::sync::Mutex::new(false),
             denied: Mutex::new(None),
@@ -259,7 +260,7 @@ impl Cloud for Ec2Cloud {
             listed = self.list().await.map_err(failed)?;
         }
         let missing = self.ledger().missing(&listed);
-        let found = self.described.ask(missing.clone()).await.map_err(failed)?;
+        let found = self.described.ask(missing.clone()).await.whole().map_err(failed)?;
         let types = self.types.now();
         let found = found.into_iter().map(|(id, machine)| (id, record(machine, &types))).collect();
         let records = self.ledger().settle(listed, &missing, found, Timestamp::now());
@@ -268,17 +269,17 @@ impl Cloud for Ec2Cloud {
     }
 
     async fn terminate(&self, ids: &[InstanceId]) -> Result<(), CloudError> {
-        let done = self.terminated.ask(ids.to_vec()).await.map_err(|refusal| refusal.cloud_error("terminate"))?;
-        let now = Timestamp::now();
-        // What EC2 does not know is gone, or has not come yet.
-        let coming = ids.iter().find(|id| !done.contains_key(*id) && self.ledger().is_coming(id, now));
-        match coming {
-            None => Ok(()),
-            Some(id) => {
-                let message = format!("{id} is not known to EC2 yet");
-                Err(CloudError::Retry { operation: "terminate", code: "NotFound".to_owned(), message })
+        let answer = self.terminated.ask(ids.to_vec()).await;
+        let mut ends = Ends::new(ids, answer);
+        let denied = ends.denied();
+        if !denied.is_empty() && self.waits().is_none() {
+            match self.described.ask(denied).await.whole() {
+                Ok(found) => ends.described(&found),
+                Err(refusal) => tracing::debug!(%refusal, "whether what may not be ended is gone can't be seen"),
             }
         }
+        let (ledger, now) = (self.ledger(), Timestamp::now());
+        ends.outcome(|id| ledger.is_coming(id, now))
     }
 
     /// Of what was seen a short while ago, if that tells its address; else EC2 is asked about it alone.
@@ -288,7 +289,7 @@ impl Cloud for Ec2Cloud {
             return Ok(Some(record));
         }
         let mut found =
-            self.described.ask(vec![id.clone()]).await.map_err(|refusal| refusal.cloud_error("describe"))?;
+            self.described.ask(vec![id.clone()]).await.whole().map_err(|refusal| refusal.cloud_error("describe"))?;
         // By its id any instance of the account is found.
         let ours = |machine: &Machine| machine.tags.get(tag::CLUSTER) == Some(&self.config.cluster);
         Ok(found.remove(id).filter(ours).map(|machine| record(machine, &self.types.now())))
@@ -334,7 +335,12 @@ fn terminate_call(api: &Arc<Api>) -> Call<()> {
     Arc::new(move |ids| {
         let api = Arc::clone(&api);
         Box::pin(async move {
-            api.terminate(&ids).await?;
+            if let Err(refusal) = api.terminate(&ids).await {
+                if matches!(refusal.verdict, Verdict::NotFound | Verdict::Denied | Verdict::Refused) {
+                    api.none_ended(ids.len());
+                }
+                return Err(refusal);
+            }
             Ok(ids.into_iter().map(|id| (id, ())).collect::<BTreeMap<_, _>>())
         })
     })

@@ -329,7 +329,7 @@ impl Launcher {
             if look > 0 {
                 tokio::time::sleep(LOOK_WAIT).await;
             }
-            match self.described.ask(wanted).await {
+            match self.described.ask(wanted).await.whole() {
                 Ok(more) => found.extend(more),
                 Err(refusal) => tracing::debug!(%refusal, "a fleet's instances are not described yet"),
             }

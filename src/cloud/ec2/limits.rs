@@ -78,6 +78,11 @@ impl Bucket {
         Duration::from_secs_f64((-self.level / self.refill).max(0.))
     }
 
+    fn give(&mut self, tokens: u32, now: Instant) {
+        self.fill(now);
+        self.level = (self.level + f64::from(tokens)).min(self.size);
+    }
+
     fn empty(&mut self, now: Instant) {
         self.fill(now);
         self.level = self.level.min(0.);
@@ -101,6 +106,11 @@ impl Limits {
             tracing::debug!(?kind, ?wait, "a call waits for EC2's limits");
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Of a call that EC2 did nothing of: what was taken for what it would have done is there still.
+    pub fn give_back(&self, kind: Kind, tokens: u32) {
+        self.with(kind, |bucket, now| bucket.give(tokens, now));
     }
 
     /// EC2 had fewer tokens than was thought.
@@ -137,6 +147,19 @@ mod tests {
         let mut bucket = Bucket::new(Kind::Mutating, now);
         bucket.empty(now);
         assert!(bucket.take(1, now) > Duration::from_millis(200));
+    }
+
+    #[test]
+    fn what_a_refused_call_gives_back_the_next_finds_and_the_bucket_is_never_fuller_than_full() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(Kind::TerminatedMachines, now);
+        for _ in 0..20 {
+            assert_eq!(bucket.take(500, now), Duration::ZERO);
+            bucket.give(500, now);
+        }
+        bucket.give(500, now);
+        assert_eq!(bucket.take(1000, now), Duration::ZERO);
+        assert!(bucket.take(1, now) > Duration::ZERO);
     }
 
     #[test]

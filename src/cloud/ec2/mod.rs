@@ -31,6 +31,7 @@ pub mod attest;
 mod cloud;
 pub mod config;
 pub mod endpoint;
+pub mod ends;
 pub mod journal;
 pub mod json_service;
 #[cfg(feature = "ec2")]

@@ -52,7 +52,11 @@ pub enum Fact {
         buying: Arc<Buying>,
         keep_completed: SignedDuration,
     },
-    NotTerminated(Vec<InstanceId>),
+    /// The cloud's answer to [`Effect::Terminate`]; each has one.
+    Ended {
+        ids: Vec<InstanceId>,
+        answer: EndAnswer,
+    },
     Connected {
         instance: InstanceId,
         holds: Option<(PodUid, Generation)>,
@@ -73,6 +77,15 @@ pub enum Fact {
     },
     /// One thing that it announced elsewhere.
     Announced(Announced),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndAnswer {
+    Taken,
+    /// To be asked for again soon.
+    Failed,
+    /// At least for one of them it is no use to ask again before somebody changed something.
+    Refused,
 }
 
 /// Something to carry out.

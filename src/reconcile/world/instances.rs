@@ -8,7 +8,10 @@
 //!    Pod, and the binding can be from before this start. So a crash between a binding and its record is
 //!    healed, and an instance that fell into wrong hands can't ask for another Pod's secrets.
 
-use super::{ABSENT, COOLING, END_AGAIN, InstanceEntry, World, facts::Effect};
+use super::{
+    ABSENT, COOLING, END_AGAIN, Ending, InstanceEntry, REFUSED_DOUBLINGS, World,
+    facts::{Effect, EndAnswer},
+};
 use crate::decide::purchase::Quarantine;
 use crate::model::{Generation, InstanceId, InstanceRecord, InstanceState, PodUid, Shortage};
 use jiff::Timestamp;
@@ -103,6 +106,20 @@ impl World {
         self.placement_dirty = true;
     }
 
+    /// Nothing is asked for here: only a description tells what still lives.
+    pub(super) fn ended(&mut self, ids: &[InstanceId], answer: EndAnswer) {
+        for id in ids {
+            let Some(ending) = self.instances.get_mut(id).and_then(|entry| entry.ending.as_mut()) else { continue };
+            let Ending::Asked { refused } = *ending else { continue };
+            let (rounds, refused) = match answer {
+                EndAnswer::Taken => (END_AGAIN, 0),
+                EndAnswer::Failed => (1, refused),
+                EndAnswer::Refused => (END_AGAIN << refused.min(REFUSED_DOUBLINGS), refused.saturating_add(1)),
+            };
+            *ending = Ending::Heard { again: self.round + rounds, refused };
+        }
+    }
+
     pub(super) fn described(&mut self, round: u64, records: Vec<InstanceRecord>, now: Timestamp) {
         let mut absent: BTreeSet<InstanceId> = self.instances.keys().cloned().collect();
         let mut unheard = Vec::new();
@@ -126,8 +143,11 @@ impl World {
                         self.placement_dirty = true;
                         self.dirty.extend(entry.pod.clone());
                     }
-                    if !over && entry.ending.is_some_and(|asked| round >= asked + END_AGAIN) {
-                        entry.ending = Some(round);
+                    if let Some(Ending::Heard { again, refused }) = entry.ending
+                        && !over
+                        && round >= again
+                    {
+                        entry.ending = Some(Ending::Asked { refused });
                         unheard.push(entry.record.id.clone());
                     }
                 }

@@ -1,6 +1,6 @@
 //! What becomes of one Pod: its desired state, its release, its end.
 
-use super::{DELETE_AGAIN, World, WorldConfig, facts::Effect};
+use super::{DELETE_AGAIN, Ending, World, WorldConfig, facts::Effect};
 use crate::decide::desired::{NodeFacts, Refs, resolve};
 use crate::model::{
     DesiredDigest, DesiredPod, DnsConfig, Generation, InstanceId, InstanceRecord, PodUid, Resources, Stop,
@@ -90,7 +90,7 @@ impl World {
                 && entry.gone.is_none()
                 && entry.ending.is_none()
             {
-                entry.ending = Some(self.round);
+                entry.ending = Some(Ending::Asked { refused: 0 });
                 ended.push(id.clone());
             }
         }

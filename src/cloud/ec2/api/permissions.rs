@@ -26,6 +26,8 @@ const NOTHING: &str = "00000000000000000";
 const FLEET: &str = "ec2:CreateFleet";
 const NO_TEMPLATE: &str = "ec2:DeleteLaunchTemplate";
 const TAGS: &str = "ec2:CreateTags";
+const RUN: &str = "ec2:RunInstances";
+const TEMPLATE: &str = "ec2:CreateLaunchTemplate";
 const FIGURES: &str = "the catalog's figures are used";
 
 /// What a dry run of an action came to.
@@ -40,7 +42,7 @@ pub enum Right {
     Unanswered(String),
 }
 
-/// An action, as IAM names it, and whether it may be called.
+/// An action, as IAM names it (with the one at which it is asked for, where that matters), and whether it may be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission {
     pub action: &'static str,
@@ -90,13 +92,16 @@ fn told(refusal: &Refusal) -> String {
     }
 }
 
-/// Whether tags may be given at a launch: by what became of one with tags. A call of CreateTags by itself would be denied
-/// by a policy that allows tags at launches alone, as ours is.
-fn tagging(launch: &Right) -> Right {
-    match launch {
-        Right::Denied(why) if !why.contains(TAGS) => Right::Unclear(why.clone()),
+/// Whether a thing may be made, and whether it may be given tags then (a right of its own for each action, by the condition
+/// `ec2:CreateAction`): both by what became of a request with tags. A call of CreateTags by itself would be denied by a policy that
+/// allows tags on what is made alone, as ours is.
+fn with_tags(made: Permission, tagging: &'static str) -> [Permission; 2] {
+    let unclear = |right: &Right, unless: bool| match right {
+        Right::Denied(why) if why.contains(TAGS) != unless => Right::Unclear(why.clone()),
         other => other.clone(),
-    }
+    };
+    let tags = Permission::of(tagging, unclear(&made.right, true));
+    [Permission { right: unclear(&made.right, false), ..made }, tags]
 }
 
 fn judge<T, E, R>(action: &'static str, answer: Result<T, SdkError<E, R>>) -> Permission
@@ -161,7 +166,7 @@ impl Api {
         let volume = format!("vol-{NOTHING}");
         let interface = format!("eni-{NOTHING}");
         let launch = judge(
-            "ec2:RunInstances",
+            RUN,
             client
                 .run_instances()
                 .dry_run(true)
@@ -188,6 +193,20 @@ impl Api {
             Some(_) => (judge(FLEET, fleet), judge(NO_TEMPLATE, no_template)),
             None => (of_no_template(judge(FLEET, fleet)), judge_on_nothing(NO_TEMPLATE, no_template)),
         };
+        let launch_template = judge(
+            TEMPLATE,
+            client
+                .create_launch_template()
+                .dry_run(true)
+                .launch_template_name(&new)
+                .launch_template_data(data)
+                .set_tag_specifications(Some(tagged(&own, &[ResourceType::LaunchTemplate])))
+                .send()
+                .await,
+        );
+        let [launch, launch_tags] = with_tags(launch, "ec2:CreateTags at RunInstances");
+        let [fleet, fleet_tags] = with_tags(fleet, "ec2:CreateTags at CreateFleet");
+        let [launch_template, template_tags] = with_tags(launch_template, "ec2:CreateTags at CreateLaunchTemplate");
         vec![
             judge("ec2:DescribeInstances", client.describe_instances().dry_run(true).max_results(5).send().await),
             judge("ec2:DescribeVolumes", client.describe_volumes().dry_run(true).max_results(5).send().await),
@@ -199,21 +218,13 @@ impl Api {
                 "ec2:DescribeLaunchTemplates",
                 client.describe_launch_templates().dry_run(true).max_results(5).send().await,
             ),
-            judge(
-                "ec2:CreateLaunchTemplate",
-                client
-                    .create_launch_template()
-                    .dry_run(true)
-                    .launch_template_name(&new)
-                    .launch_template_data(data)
-                    .set_tag_specifications(Some(tagged(&own, &[ResourceType::LaunchTemplate])))
-                    .send()
-                    .await,
-            ),
+            launch_template,
+            template_tags,
             no_template,
-            Permission::of(TAGS, tagging(&launch.right)),
             launch,
+            launch_tags,
             fleet,
+            fleet_tags,
             judge_on_nothing(
                 "ec2:TerminateInstances",
                 client.terminate_instances().dry_run(true).instance_ids(&instance).send().await,
@@ -278,10 +289,15 @@ mod tests {
     }
 
     #[test]
-    fn whether_tags_may_be_given_shows_at_a_launch_that_is_not_denied_for_itself() {
-        assert_eq!(tagging(&Right::Granted), Right::Granted);
-        let launch = right(Err(denied(TAGS)));
-        assert_eq!(tagging(&launch), launch);
-        assert!(matches!(tagging(&right(Err(denied("ec2:RunInstances")))), Right::Unclear(_)));
+    fn whether_tags_may_be_given_shows_on_what_is_not_denied_for_itself_and_the_other_way_round() {
+        let of = |right: Right| with_tags(Permission::of(RUN, right), TAGS).map(|permission| permission.right);
+        assert_eq!(of(Right::Granted), [Right::Granted, Right::Granted]);
+        let denied = |action: &str| right(Err(denied(action)));
+        let (Right::Denied(tags), Right::Denied(run)) = (denied(TAGS), denied(RUN)) else { panic!("they are") };
+        assert_eq!(of(denied(TAGS)), [Right::Unclear(tags.clone()), Right::Denied(tags)]);
+        assert_eq!(of(denied(RUN)), [Right::Denied(run.clone()), Right::Unclear(run)]);
+        for right in [Right::Unclear("m".to_owned()), Right::Unanswered("m".to_owned())] {
+            assert_eq!(of(right.clone()), [right.clone(), right]);
+        }
     }
 }

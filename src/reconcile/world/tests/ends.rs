@@ -1,6 +1,6 @@
 //! Instances that must not cost anything any more: those whose end was not heard, and those that never registered.
 
-use super::super::{END_AGAIN, Effect, Fact, World};
+use super::super::{END_AGAIN, Effect, EndAnswer, Fact, World};
 use super::sim::{Sim, buying, config};
 use crate::decide::fixtures::{at, instance};
 use crate::decide::purchase::policy::StandbyPool;
@@ -32,16 +32,26 @@ fn ends(effects: &[Effect]) -> usize {
     effects.iter().filter(of).count()
 }
 
+/// In which of so many rounds the end of one that never registers is asked for; `answer` is that to the nth time.
+fn asked(world: &mut World, rounds: u64, answer: impl Fn(usize) -> Option<EndAnswer>) -> Vec<u64> {
+    let mut asked: Vec<u64> = Vec::new();
+    for round in 0..rounds {
+        let now = at(100 + 2 * i64::try_from(round).unwrap());
+        let effects = described(world, InstanceState::Running, now);
+        for _ in 0..ends(&effects) {
+            if let Some(answer) = answer(asked.len()) {
+                world.apply(Fact::Ended { ids: vec![InstanceId::new("i-1")], answer }, now);
+            }
+            asked.push(round);
+        }
+    }
+    asked
+}
+
 #[test]
 fn an_instance_that_still_lives_long_after_its_end_was_asked_for_is_ended_again() {
     let mut world = world(10);
-    // It never registers: that is why it ends.
-    let mut asked: Vec<u64> = Vec::new();
-    for round in 0..4 * END_AGAIN {
-        let now = at(100 + 2 * i64::try_from(round).unwrap());
-        let effects = described(&mut world, InstanceState::Running, now);
-        asked.extend((0..ends(&effects)).map(|_| round));
-    }
+    let asked = asked(&mut world, 4 * END_AGAIN, |_| Some(EndAnswer::Taken));
     assert!(asked.len() >= 3, "{asked:?}");
     assert!(asked.windows(2).all(|pair| pair[1] - pair[0] == END_AGAIN), "{asked:?}");
     // Once the cloud has heard it, never again.
@@ -84,6 +94,25 @@ fn a_standby_pool_that_the_policy_forbids_to_fill_is_said_once_and_again_for_ano
     world.apply(reloaded(with_cap(9_000)), at(104));
     let filled = world.decide(at(104));
     assert!(said(&filled).is_empty() && launches(&filled));
+}
+
+#[test]
+fn an_end_that_failed_is_asked_for_in_the_next_round_and_one_that_is_refused_more_and_more_seldom_but_for_ever() {
+    let failed = asked(&mut world(10), 60, |_| Some(EndAnswer::Failed));
+    assert!(failed.len() > 40 && failed.windows(2).all(|pair| pair[1] - pair[0] == 1), "{failed:?}");
+    let refused = asked(&mut world(10), 1000, |_| Some(EndAnswer::Refused));
+    let pauses: Vec<u64> = refused.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 16, 16].map(|times| times * END_AGAIN), "{pauses:?}");
+    // Heard once, and it lives all the same: it begins anew.
+    let then = asked(&mut world(10), 200, |n| Some(if n == 2 { EndAnswer::Taken } else { EndAnswer::Refused }));
+    let pauses: Vec<u64> = then.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses[..4], [1, 2, 1, 1].map(|times| times * END_AGAIN), "{pauses:?}");
+}
+
+#[test]
+fn while_the_cloud_owes_an_answer_no_end_is_asked_for_twice() {
+    let mut world = world(10);
+    assert_eq!(asked(&mut world, 10 * END_AGAIN, |_| None).len(), 1);
 }
 
 #[test]

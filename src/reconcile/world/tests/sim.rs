@@ -6,7 +6,7 @@ mod shop;
 
 pub use shop::{buying, class, config};
 
-use super::super::{ADOPTION, Effect, Fact, World, WorldConfig};
+use super::super::{ADOPTION, Effect, EndAnswer, Fact, World, WorldConfig};
 use crate::decide::{
     desired::Refs,
     fixtures::{at, container_spec, instance, intent},
@@ -560,8 +560,9 @@ impl Sim {
 
     fn terminate(&mut self, ids: Vec<InstanceId>) {
         if std::mem::take(&mut self.terminate_fails) {
-            return self.fact(Fact::NotTerminated(ids));
+            return self.fact(Fact::Ended { ids, answer: EndAnswer::Failed });
         }
+        self.fact(Fact::Ended { ids: ids.clone(), answer: EndAnswer::Taken });
         for id in ids {
             let Some(machine) = self.machines.get(&id) else { continue };
             let held = machine.holds.as_ref().filter(|h| machine.lives() && !h.terminated);
