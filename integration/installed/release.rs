@@ -289,6 +289,7 @@ impl Release {
         let quiet = |args: &[&str]| drop(kubectl(self.cluster, args).output());
         let dir = tempfile::tempdir().expect("a directory");
         drop(helm(self.cluster, dir.path()).args(["uninstall", "pilotlight", "--wait", "--timeout", "60s"]).output());
+        quiet(&["wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=pilotlight", "--timeout=60s"]);
         rights(self.cluster, &["delete", "--ignore-not-found"]);
         quiet(&["delete", "--ignore-not-found", "node", "pilotlight-us-east-1a"]);
         quiet(&["delete", "--ignore-not-found", "-n", "kube-node-lease", "lease", "pilotlight-us-east-1a"]);

@@ -3,7 +3,12 @@
 use super::Cluster;
 use jiff::Timestamp;
 use serde_json::Value;
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
@@ -30,8 +35,10 @@ impl Audit {
 
     /// By users of these names.
     pub fn asked(&self, by: &[&str]) -> BTreeSet<Asked> {
-        let text = fs::read(&self.file).expect("the audit log");
-        let text = String::from_utf8_lossy(&text[usize::try_from(self.before).unwrap_or_default()..]).into_owned();
+        let mut text = Vec::new();
+        let mut file = File::open(&self.file).expect("the audit log");
+        file.seek(SeekFrom::Start(self.before)).and_then(|_| file.read_to_end(&mut text)).expect("the audit log");
+        let text = String::from_utf8_lossy(&text);
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let theirs = |event: &Value| {
             let received = event["requestReceivedTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());

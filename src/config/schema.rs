@@ -33,8 +33,12 @@ pub fn provider() -> String {
 pub fn chart_values(now: &str) -> Result<String, serde_json::Error> {
     let mut schema: Value = serde_json::from_str(now)?;
     let mut definitions = Map::new();
-    for (key, of) in [("costPolicy", cost_policy()), ("provider", provider())] {
+    let numbers = |of: String| {
         let mut file: Value = serde_json::from_str(&of)?;
+        texts_may_be_numbers(&mut file);
+        Ok(file)
+    };
+    for (key, mut file) in [("costPolicy", numbers(cost_policy())?), ("provider", serde_json::from_str(&provider())?)] {
         // One document has one list of definitions.
         let prefix = format!("{key}.");
         rename(&mut file, &prefix);

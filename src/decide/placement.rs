@@ -120,7 +120,7 @@ pub struct Plan {
     pub waiting: Vec<(PodUid, Waiting)>,
     /// Standby pools that lack instances which the policy forbids, and why. What is short or fails for now is not told
     /// here: it is tried again.
-    pub forbidden: BTreeMap<Pool, String>,
+    pub forbidden: BTreeMap<Pool, Why>,
     /// When this should be asked again if nothing else happens.
     pub wake_at: Option<Timestamp>,
 }
@@ -353,7 +353,7 @@ impl<'a> Round<'a> {
                     Standby::Ordered => {}
                     Standby::Later => break,
                     Standby::Forbidden(why) => {
-                        self.plan.forbidden.insert(pool.clone(), why.message(&self.rules.policy.limits));
+                        self.plan.forbidden.insert(pool.clone(), why);
                         break;
                     }
                 }

@@ -35,6 +35,8 @@ pub struct ListPrice {
 pub struct Usage {
     pub instance_type: String,
     pub zone: String,
+    /// Linux on shared hardware, as the cluster's are: what Reserved Instances for it pay for. Savings Plans pay for any.
+    pub reservable: bool,
     pub instances: u32,
 }
 

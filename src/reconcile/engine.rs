@@ -26,6 +26,9 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the policy says nothing that can be waited for.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Ends are asked for in few calls, of which EC2 takes five a second: a thousand that are refused one by one take minutes.
+const LONGEST_END: Duration = Duration::from_secs(15 * 60);
+
 /// What the engine needs of the world outside.
 pub struct EngineConfig {
     pub cluster: String,
@@ -300,14 +303,21 @@ impl Engine {
         let cloud = Arc::clone(&self.config.cloud);
         let reply = self.reply.clone();
         self.tasks.spawn(async move {
-            let answer = match cloud.terminate(&ids).await {
-                Ok(()) => EndAnswer::Taken,
-                Err(error @ CloudError::Retry { .. }) => {
+            let asked = ids.clone();
+            // In a task of its own: whatever becomes of it, there is an answer.
+            let ended = tokio::spawn(async move { cloud.terminate(&asked).await });
+            let answer = match tokio::time::timeout(LONGEST_END, ended).await {
+                Ok(Ok(Ok(()))) => EndAnswer::Taken,
+                Ok(Ok(Err(error @ CloudError::Retry { .. }))) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, ?ids, "instances were not terminated; trying again");
                     EndAnswer::Failed
                 }
-                Err(error @ CloudError::Refused { .. }) => {
+                failed @ (Ok(Err(_)) | Err(_)) => {
+                    tracing::error!(?failed, ?ids, "no answer to whether instances are terminated; trying again");
+                    EndAnswer::Failed
+                }
+                Ok(Ok(Err(error @ CloudError::Refused { .. }))) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(
                         error,

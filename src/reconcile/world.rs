@@ -28,7 +28,7 @@ use crate::decide::desired::Refs;
 use crate::decide::handover::causes::RESERVE;
 use crate::decide::lifecycle::{self, Backing, Step};
 use crate::decide::placement::{Order, Pool};
-use crate::decide::purchase::{self, Market};
+use crate::decide::purchase::{self, Market, Why};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
 use crate::model::{
     Counts, DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid,
@@ -91,8 +91,8 @@ pub struct World {
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
     failures: BTreeMap<(String, String), String>,
-    /// Standby pools that were said to lack what the policy forbids, and why.
-    forbidden: BTreeMap<Pool, String>,
+    /// Standby pools that were said to lack what the policy forbids, and why, whatever the price was.
+    forbidden: BTreeMap<Pool, Why>,
     dirty: BTreeSet<PodUid>,
     placement_dirty: bool,
     wakes: BTreeSet<(Timestamp, PodUid)>,

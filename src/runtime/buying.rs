@@ -66,6 +66,8 @@ impl Keeper {
         let kinds = self.asked.iter().flat_map(|asked| asked.every.keys().copied());
         let mut courses: BTreeMap<Kind, Course> = kinds.map(|kind| (kind, Course::begin(now))).collect();
         let mut under_way: Option<(Kind, Question)> = None;
+        let asked_for = |files: &Buying| (wanted(files), committed(&files.policy));
+        let mut asked = asked_for(&self.files.borrow().buying);
         self.tell(&self.buying.borrow().market.origins, &known);
         loop {
             if under_way.is_none() {
@@ -85,12 +87,11 @@ impl Keeper {
                     if changed.is_err() {
                         return;
                     }
-                    let asked_for = |buying: &Buying| (wanted(buying), committed(&buying.policy));
-                    let before = asked_for(&self.buying.borrow());
                     if !self.publish(&known, true).await {
                         return;
                     }
-                    if asked_for(&self.files.borrow().buying) != before {
+                    let named = asked_for(&self.files.borrow().buying);
+                    if std::mem::replace(&mut asked, named.clone()) != named {
                         // What joins has neither size nor price yet.
                         let now = Timestamp::now();
                         courses.values_mut().for_each(|course| *course = course.at_once(now));

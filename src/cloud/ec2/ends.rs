@@ -62,7 +62,15 @@ impl Ends {
                 self.failed.insert(id, Refusal::new("InvalidInstanceID.NotFound", "EC2 does not know it yet"));
             }
         }
-        let of = |refusal: &Refusal| refusal.cloud_error("terminate");
+        let of = |refusal: &Refusal| match refusal.cloud_error("terminate") {
+            // Of the denials one alone is about what may be done; the others are about who asks, and pass.
+            CloudError::Refused { operation, code, message }
+                if refusal.verdict == Verdict::Denied && refusal.code != "UnauthorizedOperation" =>
+            {
+                CloudError::Retry { operation, code, message }
+            }
+            error => error,
+        };
         let again = |refusal: &&Refusal| matches!(of(refusal), CloudError::Retry { .. });
         let Some(first) = self.failed.values().find(again).or_else(|| self.failed.values().next()) else {
             return Ok(());
@@ -153,6 +161,12 @@ mod tests {
             text.contains("i-0, i-2: UnauthorizedOperation") && text.contains("i-1: OperationNotPermitted"),
             "{text}"
         );
+        for code in ["ExpiredToken", "AuthFailure", "NoCredentials"] {
+            let refusal = Refusal { verdict: Verdict::Denied, ..Refusal::new(code, "m") };
+            let failed = BTreeMap::from([(id(0), refusal)]);
+            let passes = Ends { unknown: BTreeSet::new(), failed }.outcome(|_| false);
+            assert!(matches!(passes, Err(CloudError::Retry { .. })), "{passes:?}");
+        }
         let failed = ends(&[DENIED, Some("RequestLimitExceeded")]).outcome(|_| false).unwrap_err();
         assert!(matches!(&failed, CloudError::Retry { code, .. } if code == "RequestLimitExceeded"), "{failed}");
         assert!(failed.to_string().contains("i-0: UnauthorizedOperation"), "{failed}");

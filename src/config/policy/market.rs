@@ -63,7 +63,9 @@ pub fn prices(check: &Checker, raw: raw::Prices, market: &mut Market) -> Result<
         check.instance_type(&key("type"), &entry.instance_type, catalog)?;
         let price = check.price(&key("price"), &entry.price)?;
         catalog.types.iter_mut().filter(|t| t.name == entry.instance_type).for_each(|t| t.on_demand = price);
-        market.own_prices.insert(entry.instance_type);
+        if !market.own_prices.insert(entry.instance_type) {
+            return Err(check.error(format!("onDemand[{index}]"), "this type is given twice"));
+        }
     }
     for (index, entry) in spot.into_iter().enumerate() {
         let key = |field: &str| format!("spot[{index}].{field}");

@@ -192,6 +192,25 @@ fn a_policy_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_price_that_is_given_twice_is_refused_and_not_the_last_one_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prices.yaml");
+    let refused = |text: &str| {
+        std::fs::write(&file, format!("source: mine\ndate: 2026-11\n{text}")).unwrap();
+        load_market(&root("provider-config/catalog-ec2.yaml"), None, Some(&file)).unwrap_err().to_string()
+    };
+    let listed = "- {type: c6i.large, price: \"0.05\"}\n";
+    assert!(
+        refused(&format!("onDemand:\n{listed}{listed}"))
+            .ends_with("prices.yaml:5: onDemand[1]: this type is given twice")
+    );
+    let sold = "- {type: c6i.large, zone: us-east-1a, price: \"0.03\"}\n";
+    assert!(
+        refused(&format!("spot:\n{sold}{sold}")).ends_with("prices.yaml:5: spot[1]: this type and zone is given twice")
+    );
+}
+
+#[test]
 fn the_checked_in_schemas_are_what_the_types_say() {
     // To renew them: UPDATE_SCHEMAS=1 cargo test --lib schemas
     for (file, schema) in [

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | nobody is asked what else is sold (the local cloud; EC2 with `refresh` off) | refused: it could never be bought |
 //! | EC2 is asked | let pass with a warning: EC2 may know it |
-//! | `pilotlight plan`, which buys nothing | let pass with a warning: it is not in the plan |
+//! | `pilotlight plan` of files alone, which buys nothing | let pass with a warning: it is not in the plan |
+//!
+//! (With `--config`, a plan judges as that provider does.)
 //!
 //! What can't be a name of EC2's at all ([`type_name`](crate::decide::purchase::type_name)) is refused before, everywhere.
 

@@ -285,8 +285,12 @@ proptest! {
             let why = first.forbidden.get(&Pool { zone: "a".into(), instance_type: (*name).into() });
             prop_assert_eq!(why.is_some(), due < *count, "{} {:?}", name, why);
             if due < *count {
-                let said = if due < affordable { "the cluster's limit" } else { "above the price cap" };
-                prop_assert!(why.unwrap().contains(said), "{:?}", why);
+                let by_limit = due < affordable;
+                let expected = matches!(
+                    (why.unwrap(), by_limit),
+                    (Why::OverLimit { .. }, true) | (Why::OverCap { .. }, false)
+                );
+                prop_assert!(expected, "{:?}, by the limit: {}", why, by_limit);
             }
         }
         // What is there is kept, and what may not be bought stays so.

@@ -69,7 +69,7 @@ impl Ledger {
         let left = policy.commitments.iter().map(Commitment::whole).collect();
         let mut ledger = Self { left, ..Self::default() };
         for others in &market.others {
-            let matching = matching(&policy.commitments, others.sku(), &others.zone);
+            let matching = others.matching(&policy.commitments);
             for _ in 0..others.count {
                 let (_, drawn) = ledger.after_commitments(&policy.commitments, &matching, others.sku());
                 if drawn.is_empty() {

@@ -1,6 +1,7 @@
 //! What can be bought: types, zones, prices, what is short.
 
-use super::policy::Architecture;
+use super::ledger::matching;
+use super::policy::{Architecture, Commitment};
 use crate::model::{HourlyPrice, Purchase};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -147,8 +148,10 @@ impl Market {
 pub struct Others {
     pub instance_type: String,
     pub zone: String,
+    /// See [`crate::model::Usage::reservable`].
+    pub reservable: bool,
     pub count: u32,
-    /// None: no list has it.
+    /// With Linux, as a lower bound for others. None: no list has it.
     pub on_demand: Option<HourlyPrice>,
 }
 
@@ -156,6 +159,13 @@ impl Others {
     /// Of an unknown price, units are counted all the same, and of a Savings Plan next to nothing.
     pub(super) fn sku(&self) -> Sku<'_> {
         Sku { name: &self.instance_type, on_demand: self.on_demand.unwrap_or(HourlyPrice(1)) }
+    }
+
+    /// The commitments that pay for them, in the cloud's order.
+    pub(super) fn matching(&self, commitments: &[Commitment]) -> Vec<usize> {
+        let mut all = matching(commitments, self.sku(), &self.zone);
+        all.retain(|&number| self.reservable || matches!(commitments[number], Commitment::SavingsPlan { .. }));
+        all
     }
 }
 

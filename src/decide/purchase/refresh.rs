@@ -28,7 +28,6 @@ mod tests;
 
 pub use read::{Odd, OddWhy};
 
-use super::ledger::matching;
 use super::planner::judge;
 use super::policy::{Architecture, Commitment, Policy, TypeSelector};
 use super::{Burst, Buying, Catalog, Market, Origin, Others, SpotPrices, TypeSpec};
@@ -39,17 +38,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// What of the account runs on demand, and is not the cluster's.
+    Usage,
     Types,
     Zones,
     OnDemand,
     Spot,
-    /// What of the account runs on demand, and is not the cluster's.
-    Usage,
 }
 
 impl Kind {
-    /// In the order of asking: what is told of spot is about the types that are known by then.
-    pub const ALL: [Self; 5] = [Self::Types, Self::Zones, Self::OnDemand, Self::Spot, Self::Usage];
+    /// In the order of asking: until usage is told, commitments are taken to be free; what is told of spot is about the types that
+    /// are known by then.
+    pub const ALL: [Self; 5] = [Self::Usage, Self::Types, Self::Zones, Self::OnDemand, Self::Spot];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,8 +89,7 @@ pub struct Known {
     offered: BTreeSet<(String, String)>,
     on_demand: Option<(BTreeMap<String, HourlyPrice>, Timestamp)>,
     spot: Option<(SpotPrices, Timestamp)>,
-    /// By type and zone.
-    usage: BTreeMap<(String, String), u32>,
+    usage: read::UsageByPool,
 }
 
 /// What became of an answer.
@@ -221,13 +220,14 @@ fn others(policy: &Policy, catalog: &Catalog, known: &Known) -> Vec<Others> {
         let spec = catalog.types.iter().find(|spec| spec.name == *name);
         spec.map(|spec| spec.on_demand).or_else(|| prices?.get(name).copied())
     };
-    let all = known.usage.iter().map(|((instance_type, zone), &count)| Others {
+    let all = known.usage.iter().map(|((instance_type, zone, reservable), &count)| Others {
         instance_type: instance_type.clone(),
         zone: zone.clone(),
+        reservable: *reservable,
         count,
         on_demand: priced(instance_type),
     });
-    all.filter(|others| !matching(&policy.commitments, others.sku(), &others.zone).is_empty()).collect()
+    all.filter(|others| !others.matching(&policy.commitments).is_empty()).collect()
 }
 
 /// A type of the catalog, by what is known now.

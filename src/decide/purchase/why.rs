@@ -110,6 +110,17 @@ impl Why {
         }
     }
 
+    /// The same whatever was to be bought.
+    pub fn of_any_price(self) -> Self {
+        let price = HourlyPrice::default();
+        match self {
+            Self::AbovePercent { max, .. } => Self::AbovePercent { price, max },
+            Self::OverCap { cap, .. } => Self::OverCap { price, cap },
+            Self::OverLimit { limit, .. } => Self::OverLimit { limit, price },
+            other => other,
+        }
+    }
+
     /// It speaks of a shortage that may pass, not of the policy's will.
     pub fn is_shortage(self) -> bool {
         matches!(

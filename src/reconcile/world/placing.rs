@@ -45,13 +45,13 @@ impl World {
             self.launching.insert(self.orders, order.clone());
             self.effects.push(Effect::Launch(self.orders, order));
         }
-        // Once, and again when it is another reason.
-        for (pool, why) in &plan.forbidden {
-            if self.forbidden.get(pool) != Some(why) {
-                self.effects.push(Effect::StandbyForbidden(pool.clone(), why.clone()));
+        // Once, and again when it is another reason: prices and counts come and go with the Pods.
+        for (pool, why) in plan.forbidden {
+            if self.forbidden.insert(pool.clone(), why.of_any_price()) != Some(why.of_any_price()) {
+                let said = why.message(&self.config.buying.policy.limits);
+                self.effects.push(Effect::StandbyForbidden(pool, said));
             }
         }
-        self.forbidden = plan.forbidden;
         for (uid, why) in plan.waiting {
             if self.second_waits(&uid, &why, now) {
                 continue;

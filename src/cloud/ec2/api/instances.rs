@@ -57,20 +57,20 @@ fn machine(instance: &Instance, tags: &mut Interner<Tags>) -> Option<Machine> {
     })
 }
 
-/// AWS, "How Reserved Instances are applied": of the same tenancy and platform, and on demand.
-fn uses_commitments(instance: &Instance) -> bool {
+/// AWS, "How Reserved Instances are applied": of the same tenancy and platform.
+fn reservable(instance: &Instance) -> bool {
     let shared = instance.placement().and_then(Placement::tenancy).is_none_or(|tenancy| *tenancy == Tenancy::Default);
-    let linux = instance.platform_details().is_none_or(|platform| platform.is_empty() || platform == PRODUCT);
-    instance.instance_lifecycle().is_none() && shared && linux
+    shared && instance.platform_details().is_none_or(|platform| platform.is_empty() || platform == PRODUCT)
 }
 
 fn is_of(cluster: &str, instance: &Instance) -> bool {
     instance.tags().iter().any(|tag| tag.key() == Some(tag::CLUSTER) && tag.value() == Some(cluster))
 }
 
-fn pool(instance: &Instance) -> Option<(String, String)> {
+/// Type, zone, and whether it is reservable.
+fn pool(instance: &Instance) -> Option<(String, String, bool)> {
     let zone = instance.placement()?.availability_zone()?;
-    Some((instance.instance_type()?.as_str().to_owned(), zone.to_owned()))
+    Some((instance.instance_type()?.as_str().to_owned(), zone.to_owned(), reservable(instance)))
 }
 
 impl Api {
@@ -100,22 +100,23 @@ impl Api {
         Ok(found)
     }
 
-    /// What runs on demand under these types' names or patterns, on shared hardware with Linux, and is not the cluster's.
+    /// What runs on demand under these types' names or patterns, and is not the cluster's.
     pub async fn usage_beside(&self, cluster: &str, types: &[String]) -> Result<Vec<Usage>, Refusal> {
         let states = any_of("instance-state-name", &["pending", "running"].map(str::to_owned));
         let mut filters = vec![states];
         if types.len() <= MOST_VALUES && !types.iter().any(|pattern| pattern == "*") {
             filters.push(any_of("instance-type", types));
         }
-        let mut found = BTreeMap::<(String, String), u32>::new();
+        let mut found = BTreeMap::<(String, String, bool), u32>::new();
         let mut count = |instance: &Instance| {
-            let pool = uses_commitments(instance) && !is_of(cluster, instance);
-            if let Some(pool) = pool.then(|| self::pool(instance)).flatten() {
+            let theirs = instance.instance_lifecycle().is_none() && !is_of(cluster, instance);
+            if let Some(pool) = theirs.then(|| pool(instance)).flatten() {
                 *found.entry(pool).or_default() += 1;
             }
         };
         self.each_page(filters, CALM_PAGE, |page| page.for_each(&mut count)).await?;
-        let usage = |((instance_type, zone), instances)| Usage { instance_type, zone, instances };
+        let usage =
+            |((instance_type, zone, reservable), instances)| Usage { instance_type, zone, reservable, instances };
         Ok(found.into_iter().map(usage).collect())
     }
 

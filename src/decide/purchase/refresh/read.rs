@@ -150,12 +150,15 @@ pub fn zones(all: &[SoldIn]) -> (BTreeSet<(String, String)>, Vec<Odd>) {
     (found.into_keys().collect(), odd)
 }
 
+/// By type, zone, and whether Reserved Instances may pay for it.
+pub type UsageByPool = BTreeMap<(String, String, bool), u32>;
+
 /// Two entries of one pool add up.
-pub fn usage(all: &[Usage]) -> (BTreeMap<(String, String), u32>, Vec<Odd>) {
-    let (mut found, mut odd) = (BTreeMap::new(), Vec::new());
-    for Usage { instance_type, zone, instances } in all {
+pub fn usage(all: &[Usage]) -> (UsageByPool, Vec<Odd>) {
+    let (mut found, mut odd) = (UsageByPool::new(), Vec::new());
+    for Usage { instance_type, zone, reservable, instances } in all {
         if is_type(instance_type) && is_word(zone) {
-            let count: &mut u32 = found.entry((instance_type.clone(), zone.clone())).or_default();
+            let count = found.entry((instance_type.clone(), zone.clone(), *reservable)).or_default();
             *count = count.saturating_add(*instances);
         } else {
             odd.push(Odd::of(format!("{instance_type} in {zone}"), OddWhy::Name));

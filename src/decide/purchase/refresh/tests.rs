@@ -133,7 +133,7 @@ prop_compose! {
         zones in prop::collection::vec((0..5usize, 0..3usize), 0..12),
         prices in prop::collection::vec((0..5usize, 0u64..500), 0..8),
         spots in prop::collection::vec((0..5usize, 0..4usize, 0u64..500, -20i64..20), 0..20),
-        usage in prop::collection::vec((0..5usize, 0..4usize, 0u32..4), 0..8),
+        usage in prop::collection::vec((0..5usize, 0..4usize, any::<bool>(), 0u32..4), 0..8),
     ) -> Vec<Told> {
         let dollars = |micros: u64| HourlyPrice(micros).to_string();
         vec![
@@ -143,8 +143,8 @@ prop_compose! {
             Told::Spot(spots.into_iter().map(|(n, z, p, ago)| {
                 spot(NAMES[n], ["a", "b", "c", "elsewhere"][z], &dollars(p), ago)
             }).collect()),
-            Told::Usage(usage.into_iter().map(|(n, z, instances)| Usage {
-                instance_type: NAMES[n].into(), zone: ["a", "b", "c", "elsewhere"][z].into(), instances,
+            Told::Usage(usage.into_iter().map(|(n, z, reservable, instances)| Usage {
+                instance_type: NAMES[n].into(), zone: ["a", "b", "c", "elsewhere"][z].into(), reservable, instances,
             }).collect()),
         ]
     }
@@ -235,20 +235,24 @@ proptest! {
         }
         let mut others = Vec::new();
         for (name, zone) in NAMES.iter().flat_map(|name| ["a", "b", "c", "elsewhere"].map(|zone| (*name, zone))) {
-            let mine: Vec<&Usage> = usage.iter().filter(|u| u.instance_type == name && u.zone == zone).collect();
-            let pays = |commitment: &Commitment| match commitment {
-                Commitment::Zonal { .. } => name == "m6i.large" && zone == "b",
-                Commitment::Regional { .. } => name.starts_with("c6i."),
-                Commitment::SavingsPlan { .. } => true,
-            };
-            if !mine.is_empty() && files.policy.commitments.iter().any(pays) {
-                let sold = market.catalog.types.iter().find(|spec| spec.name == name).map(|spec| spec.on_demand);
-                others.push(Others {
-                    instance_type: name.to_owned(),
-                    zone: zone.to_owned(),
-                    count: mine.iter().map(|u| u.instances).sum(),
-                    on_demand: sold.or(list_price(name)),
-                });
+            for reservable in [false, true] {
+                let of = |u: &&Usage| u.instance_type == name && u.zone == zone && u.reservable == reservable;
+                let mine: Vec<&Usage> = usage.iter().filter(of).collect();
+                let pays = |commitment: &Commitment| match commitment {
+                    Commitment::Zonal { .. } => reservable && name == "m6i.large" && zone == "b",
+                    Commitment::Regional { .. } => reservable && name.starts_with("c6i."),
+                    Commitment::SavingsPlan { .. } => true,
+                };
+                if !mine.is_empty() && files.policy.commitments.iter().any(pays) {
+                    let sold = market.catalog.types.iter().find(|spec| spec.name == name).map(|spec| spec.on_demand);
+                    others.push(Others {
+                        instance_type: name.to_owned(),
+                        zone: zone.to_owned(),
+                        reservable,
+                        count: mine.iter().map(|u| u.instances).sum(),
+                        on_demand: sold.or(list_price(name)),
+                    });
+                }
             }
         }
         prop_assert_eq!(&market.others, &others);
@@ -273,7 +277,7 @@ proptest! {
             Told::Zones(vec![SoldIn { instance_type: name.clone(), zone: text.clone() }]),
             Told::OnDemand(vec![listed(&name, &text), listed("c6i.large", &text)]),
             Told::Spot(vec![SpotPrice { since, ..spot(&name, "a", &text, 0) }]),
-            Told::Usage(vec![Usage { instance_type: name.clone(), zone: text.clone(), instances: 1 }]),
+            Told::Usage(vec![Usage { instance_type: name.clone(), zone: text.clone(), reservable: true, instances: 1 }]),
         ];
         for told in &answers {
             let mut after = before.clone();
@@ -348,7 +352,7 @@ fn an_account_in_which_nothing_runs_any_more_frees_its_commitments() {
     let mut files = files(&["c6i.large"], &[], false, &[]);
     files.policy.commitments = commitments();
     let mut known = Known::default();
-    let one = Usage { instance_type: "c6i.large".to_owned(), zone: "a".to_owned(), instances: 2 };
+    let one = Usage { instance_type: "c6i.large".to_owned(), zone: "a".to_owned(), reservable: true, instances: 2 };
     assert!(known.learn(&Told::Usage(vec![one]), now()).taken);
     assert_eq!(merged(&files, &known, &amd64(), "ec2").market.others.len(), 1);
     assert!(known.learn(&Told::Usage(Vec::new()), now()).taken);

@@ -128,7 +128,7 @@ fn when_what_was_covered_ends_the_commitment_covers_another() {
 }
 
 fn others(name: &str, zone: &str, count: u32, price: Option<u64>) -> Others {
-    Others { instance_type: name.into(), zone: zone.into(), count, on_demand: price.map(HourlyPrice) }
+    Others { instance_type: name.into(), zone: zone.into(), reservable: true, count, on_demand: price.map(HourlyPrice) }
 }
 
 #[test]
@@ -140,6 +140,17 @@ fn what_else_the_account_runs_is_covered_first() {
     assert_eq!(billed_beside(&two, &[large(1)], &machines), [0, 100_000]);
     assert_eq!(billed_beside(&two, &[large(9)], &machines), [100_000, 100_000]);
     assert_eq!(billed_beside(&two, &[others("c6i.large", "a", 9, Some(80_000))], &machines), [0, 0]);
+}
+
+#[test]
+fn what_is_not_reservable_is_paid_for_by_savings_plans_alone() {
+    let plan = Commitment::SavingsPlan { family: None, hourly: HourlyPrice(70_000), discount_percent: 30 };
+    let windows = [Others { reservable: false, ..others("m6i.large", "a", 1, Some(100_000)) }];
+    let zonal = Commitment::Zonal { instance_type: "m6i.large".into(), zone: "a".into(), count: 1 };
+    for reserved in [zonal, regional(400)] {
+        assert_eq!(billed_beside(&[reserved], &windows, &[("m6i.large", "a")]), [0]);
+    }
+    assert_eq!(billed_beside(&[plan], &windows, &[("m6i.large", "a")]), [100_000]);
 }
 
 #[test]

@@ -105,9 +105,11 @@ prop_compose! {
 }
 
 fn others() -> impl Strategy<Value = Others> {
-    (pool(), 0u32..3, prop::option::weighted(0.8, 1u64..15)).prop_map(|((name, zone), count, price)| Others {
+    let of = (pool(), prop::bool::weighted(0.7), 0u32..3, prop::option::weighted(0.8, 1u64..15));
+    of.prop_map(|((name, zone), reservable, count, price)| Others {
         instance_type: name.to_owned(),
         zone: zone.to_owned(),
+        reservable,
         count,
         on_demand: price.map(HourlyPrice),
     })

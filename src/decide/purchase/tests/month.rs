@@ -102,6 +102,7 @@ fn market(hour: i64) -> Market {
     let others = Others {
         instance_type: "m6i.large".to_owned(),
         zone: "b".to_owned(),
+        reservable: true,
         count: u32::from(OTHERS.contains(&hour)),
         on_demand: types.iter().find(|t| t.name == "m6i.large").map(|t| t.on_demand),
     };

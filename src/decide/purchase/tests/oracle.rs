@@ -429,15 +429,22 @@ impl Question<'_> {
         for others in &self.market.others {
             let list = others.on_demand.map_or(1, |price| price.0);
             for _ in 0..others.count {
-                taken.extend(self.cover(&others.instance_type, &others.zone, list, &taken).1);
+                taken.extend(self.cover(&others.instance_type, &others.zone, list, &taken, others.reservable).1);
             }
         }
         taken.extend(self.bought.iter().flat_map(|one| &one.drawn));
-        self.cover(&spec.name, zone, spec.on_demand.0, &taken)
+        self.cover(&spec.name, zone, spec.on_demand.0, &taken, true)
     }
 
     /// What is uncovered of one machine where so much of each commitment is taken, and what it takes.
-    fn cover(&self, name: &str, zone: &str, list: u64, taken: &[(usize, u64)]) -> (u64, Vec<(usize, u64)>) {
+    fn cover(
+        &self,
+        name: &str,
+        zone: &str,
+        list: u64,
+        taken: &[(usize, u64)],
+        reservable: bool,
+    ) -> (u64, Vec<(usize, u64)>) {
         let (mut rest, mut draws) = (list, Vec::new());
         let used = |index: usize| -> u64 { taken.iter().filter(|(i, _)| *i == index).map(|(_, n)| n).sum() };
         // In hundredths of a `small`.
@@ -455,7 +462,7 @@ impl Question<'_> {
                     Commitment::SavingsPlan { family: None, hourly, .. } => (3, true, hourly.0),
                 };
                 let left = all - used(index);
-                if kind != turn || !covers || left == 0 || rest == 0 {
+                if kind != turn || !covers || kind < 2 && !reservable || left == 0 || rest == 0 {
                     continue;
                 }
                 let needed = match commitment {
