@@ -2,7 +2,7 @@
 
 use crate::{
     alone,
-    rendering::{Objects, eks_values, helm, kubectl, rendered, stored, yaml},
+    rendering::{Objects, eks_values, helm, kubectl, least, rendered, stored, yaml},
     support::{Cluster, repo},
 };
 use serde_json::{Value, json};
@@ -83,13 +83,7 @@ async fn the_chart_is_taken_in_another_namespace_with_the_least_that_must_be_sai
     let _turn = alone().await;
     let name = format!("elsewhere-{}", std::process::id());
     kubectl(&["create", "namespace", &name], None);
-    let provider = json!({
-        "cluster": "c", "region": "r", "nodes": [{ "zone": "a", "kubeletPort": 10260 }],
-        "limits": { "cpu": 1, "memory": "1Gi", "pods": 1 }, "agents": { "advertise": "agents:10255" },
-        "dns": { "server": "10.96.0.10", "domain": "cluster.local" },
-        "cloud": { "ec2": { "subnets": {}, "securityGroups": [], "images": {} } },
-    });
-    let text = rendered(&json!({ "provider": provider }), &name);
+    let text = rendered(&json!({ "provider": least("a") }), &name);
     let objects = std::panic::catch_unwind(|| dry_run(&["-f", "-"], Some(&text)));
     kubectl(&["delete", "namespace", &name, "--wait=false"], None);
     let objects = objects.expect("it is taken");

@@ -51,6 +51,16 @@ pub fn helm(values: &Value, namespace: &str) -> Output {
         .expect("helm can be run")
 }
 
+/// The least that must be said of a provider, of one node.
+pub fn least(zone: &str) -> Value {
+    json!({
+        "cluster": "c", "region": "r", "nodes": [{ "zone": zone, "kubeletPort": 10260 }],
+        "limits": { "cpu": 1, "memory": "1Gi", "pods": 1 }, "agents": { "advertise": "agents:10255" },
+        "dns": { "server": "10.96.0.10", "domain": "cluster.local" },
+        "cloud": { "ec2": { "subnets": {}, "securityGroups": [], "images": {} } },
+    })
+}
+
 pub fn rendered(values: &Value, namespace: &str) -> String {
     said("helm template", helm(values, namespace))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     alone,
-    rendering::{kubectl, rendered},
+    rendering::{kubectl, least, rendered},
     support::{
         audit::{Asked, Audit},
         *,
@@ -46,12 +46,8 @@ impl Installed {
         let cluster = space.cluster;
         let dir = cluster.state.join("installed");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).expect("a directory can be made");
-        let values = json!({ "provider": {
-            "cluster": "c", "region": "local", "nodes": [{ "zone": "local-a", "kubeletPort": 10260 }],
-            "limits": {}, "agents": {}, "dns": {}, "cloud": {},
-            "nodeIdentity": { "client": "serviceAccount" },
-        }});
-        let text = rendered(&values, NAMESPACE);
+        let own = json!({ "nodeIdentity": { "client": "serviceAccount" } });
+        let text = rendered(&json!({ "provider": with(least("local-a"), own) }), NAMESPACE);
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let of_rights = |object: &&Value| {
             let kind = object["kind"].as_str().unwrap_or_default();
