@@ -63,9 +63,8 @@ impl Ends {
             }
         }
         let of = |refusal: &Refusal| match refusal.cloud_error("terminate") {
-            // Of the denials one alone is about what may be done; the others are about who asks, and pass.
             CloudError::Refused { operation, code, message }
-                if refusal.verdict == Verdict::Denied && refusal.code != "UnauthorizedOperation" =>
+                if refusal.verdict == Verdict::Denied && !refusal.is_of_a_right() =>
             {
                 CloudError::Retry { operation, code, message }
             }

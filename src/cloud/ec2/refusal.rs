@@ -65,6 +65,11 @@ impl Refusal {
         self.code == UNANSWERED
     }
 
+    /// It is about what may be done. The other denials are about who asks, for whatever is asked, and may pass.
+    pub fn is_of_a_right(&self) -> bool {
+        self.code == "UnauthorizedOperation"
+    }
+
     /// There is nobody to sign as.
     pub fn no_credentials(message: impl Into<String>) -> Self {
         Self { code: "NoCredentials".to_owned(), message: message.into(), verdict: Verdict::Denied }

@@ -159,8 +159,7 @@ enum Blamed {
 fn blamed(refusal: &Refusal, ids: &[InstanceId], rights: Rights) -> Blamed {
     let each = match refusal.verdict {
         Verdict::NotFound | Verdict::Refused => true,
-        // The other codes of this verdict are about who asks.
-        Verdict::Denied => rights == Rights::Each && refusal.code == "UnauthorizedOperation",
+        Verdict::Denied => rights == Rights::Each && refusal.is_of_a_right(),
         _ => false,
     };
     let named: BTreeSet<InstanceId> = ids.iter().filter(|id| names(&refusal.message, id)).cloned().collect();

@@ -103,8 +103,13 @@ pub struct Learned {
 }
 
 impl Learned {
-    fn of(entries: usize, odd: Vec<Odd>) -> Self {
-        Self { entries, odd, taken: entries > 0 }
+    /// Takes the answer if something in it was understood.
+    fn of(entries: usize, odd: Vec<Odd>, take: impl FnOnce()) -> Self {
+        let taken = entries > 0;
+        if taken {
+            take();
+        }
+        Self { entries, odd, taken }
     }
 }
 
@@ -114,45 +119,28 @@ impl Known {
         match told {
             Told::Types(all) => {
                 let (types, odd) = read::types(all);
-                let learned = Learned::of(types.len(), odd);
-                if learned.taken {
-                    self.types = types;
-                }
-                learned
+                Learned::of(types.len(), odd, || self.types = types)
             }
             Told::Zones(all) => {
                 let (offered, odd) = read::zones(all);
-                let learned = Learned::of(offered.len(), odd);
-                if learned.taken {
-                    self.offered = offered;
-                }
-                learned
+                Learned::of(offered.len(), odd, || self.offered = offered)
             }
             Told::OnDemand(all) => {
                 let (prices, odd) = read::on_demand(all);
-                let learned = Learned::of(prices.len(), odd);
-                if learned.taken {
-                    self.on_demand = Some((prices, now));
-                }
-                learned
+                Learned::of(prices.len(), odd, || self.on_demand = Some((prices, now)))
             }
             Told::Spot(all) => {
                 let (prices, odd) = read::spot(all, now);
-                let learned = Learned::of(prices.len(), odd);
-                if learned.taken {
-                    self.spot = Some((prices, now));
-                }
-                learned
+                Learned::of(prices.len(), odd, || self.spot = Some((prices, now)))
+            }
+            Told::Usage(all) if all.is_empty() => {
+                // Nothing else of the account runs.
+                self.usage.clear();
+                Learned { taken: true, ..Learned::default() }
             }
             Told::Usage(all) => {
                 let (usage, odd) = read::usage(all);
-                // An account in which nothing else runs says nothing.
-                let taken = !usage.is_empty() || odd.is_empty();
-                let learned = Learned { taken, ..Learned::of(usage.len(), odd) };
-                if learned.taken {
-                    self.usage = usage;
-                }
-                learned
+                Learned::of(usage.len(), odd, || self.usage = usage)
             }
         }
     }
