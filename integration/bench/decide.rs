@@ -4,7 +4,7 @@
 //! that no decision can be taken over from the one before.
 
 use jiff::Timestamp;
-use pilotlight::config::policy::policy_of;
+use pilotlight::config::{Source, policy::policy_of};
 use pilotlight::decide::purchase::policy::Architecture;
 use pilotlight::decide::purchase::{Burst, Catalog, Demand, Ledger, Market, Outcome, Planner, TypeSpec};
 use pilotlight::model::HourlyPrice;
@@ -47,7 +47,7 @@ commitments:
 
 fn main() -> anyhow::Result<()> {
     let market = market();
-    let policy = policy_of(Path::new("bench-policy.yaml"), POLICY, &market.catalog)?.policy;
+    let policy = policy_of(&Source::new("bench-policy.yaml", POLICY), &market.catalog)?.policy;
     let demands: Vec<Demand> = (0..PODS).map(demand).collect();
     let mut times = Vec::new();
     let (mut bought, mut dropped) = (0, 0);

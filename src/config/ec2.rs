@@ -257,7 +257,7 @@ fn tags(check: &Checker, key: &str, tags: &BTreeMap<String, String>) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CloudConfig, ProviderConfig, Surroundings};
+    use super::super::{CloudConfig, ProviderConfig, Source, Surroundings};
     use super::*;
     use std::sync::Arc;
 
@@ -265,8 +265,7 @@ mod tests {
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider-ec2.yaml");
 
     fn validated(text: &str) -> Result<ProviderConfig, ConfigError> {
-        super::super::parse(Path::new(FILE), text)
-            .and_then(|raw| ProviderConfig::validate(Path::new(FILE), raw, &Surroundings::default()))
+        ProviderConfig::of(Source::new(FILE, text), &Surroundings::default())
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod provider;
 mod raw;
 mod replicas;
 pub mod schema;
+mod sources;
 mod surroundings;
 mod yaml;
 
@@ -19,6 +20,7 @@ pub use node_identity::{NodeClient, NodeIdentity, Serving};
 pub use plain::policy as plain_policy;
 pub use provider::*;
 pub use replicas::{Advertise, LeaderElection, SecretRef};
+pub use sources::{Source, Sources};
 pub use surroundings::{OwnPod, Surroundings};
 
 use serde::de::DeserializeOwned;
@@ -39,12 +41,6 @@ impl ConfigError {
     fn invalid(file: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { file: file.to_owned(), key: key.into(), problem: problem.into() }
     }
-}
-
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
-    let text =
-        std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-    parse(file, &text)
 }
 
 fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {

@@ -18,7 +18,7 @@ mod unlisted;
 
 pub use unlisted::{Loaded, Unlisted};
 
-use super::yaml;
+use super::{ConfigError, Source, yaml};
 use crate::decide::purchase::{Catalog, Glob, Market, type_name};
 use crate::model::{HourlyPrice, PriceError, parse_milli, parse_units};
 use jiff::{SignedDuration, Span};
@@ -31,50 +31,48 @@ use std::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    #[error("{}: cannot be read", file.display())]
-    Unreadable { file: PathBuf, source: std::io::Error },
     #[error("{}:{line}: {key}: {problem}", file.display())]
     Invalid { file: PathBuf, line: u64, key: String, problem: String },
 }
 
 /// Reads the policy, for the types and zones of a catalog.
-pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Loaded, PolicyError> {
-    let text = read(file)?;
-    policy_of(file, &text, catalog)
+pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Loaded, ConfigError> {
+    Ok(policy_of(&Source::read(file.to_owned())?, catalog)?)
 }
 
-pub fn policy_of(file: &Path, text: &str, catalog: &Catalog) -> Result<Loaded, PolicyError> {
-    let check = Checker::new(file, text);
+pub fn policy_of(source: &Source, catalog: &Catalog) -> Result<Loaded, PolicyError> {
+    let check = Checker::new(source);
     let policy = build::policy(&check, check.parse()?, catalog)?;
     Ok(Loaded { policy, unlisted: check.unlisted.into_inner() })
+}
+
+/// Reads what can be bought, as [`market_of`] judges it, for no provider.
+pub fn load_market(catalog: &Path, prices: Option<&Path>) -> Result<Market, ConfigError> {
+    let catalog = Source::read(catalog.to_owned())?;
+    let prices = prices.map(|file| Source::read(file.to_owned())).transpose()?;
+    Ok(market_of(&catalog, None, prices.as_ref())?)
 }
 
 /// What can be bought by the files: a catalog, and a price list over it. `home` is the provider's region and zones: a
 /// catalog without its own is about these, and one that lacks a zone of a node's is refused: nothing could ever be
 /// bought there.
-pub fn load_market(
-    catalog: &Path,
+pub fn market_of(
+    catalog: &Source,
     home: Option<(&str, &[String])>,
-    prices: Option<&Path>,
+    prices: Option<&Source>,
 ) -> Result<Market, PolicyError> {
-    let text = read(catalog)?;
-    let check = Checker::new(catalog, &text);
+    let check = Checker::new(catalog);
     let mut market = market::catalog(&check, check.parse()?, home)?;
     let (_, nodes) = home.unwrap_or_default();
     if let Some(zone) = nodes.iter().find(|zone| !market.catalog.zones.contains(zone)) {
         let problem = format!("has no zone {zone:?}, in which there is a node");
         return Err(check.error("zones", problem));
     }
-    if let Some(file) = prices {
-        let text = read(file)?;
-        let check = Checker::new(file, &text);
+    if let Some(prices) = prices {
+        let check = Checker::new(prices);
         market::prices(&check, check.parse()?, &mut market)?;
     }
     Ok(market)
-}
-
-fn read(file: &Path) -> Result<String, PolicyError> {
-    std::fs::read_to_string(file).map_err(|source| PolicyError::Unreadable { file: file.to_owned(), source })
 }
 
 /// A file being checked: makes values of its words, and errors that say where they stand.
@@ -86,7 +84,7 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn new(file: &'a Path, text: &'a str) -> Self {
+    fn new(Source { file, text }: &'a Source) -> Self {
         Self { file, text, unlisted: RefCell::default() }
     }
 }

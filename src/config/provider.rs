@@ -6,6 +6,7 @@ use super::{
     node_identity::{self, NodeIdentity},
     plain, policy, raw,
     replicas::{self, Advertise, LeaderElection, SecretRef},
+    sources::{Source, Sources},
     surroundings::{self, Surroundings},
 };
 use crate::decide::purchase::policy::StandbyPool;
@@ -44,8 +45,8 @@ pub struct ProviderConfig {
     pub buying: Arc<Buying>,
     /// What the policy names and the catalog lacks; EC2 is asked for it.
     pub unlisted: Vec<policy::Unlisted>,
-    /// All files that this was read from, provider.yaml first.
-    pub files: Vec<PathBuf>,
+    /// What this was read from.
+    pub sources: Arc<Sources>,
     pub keep_completed_pods: SignedDuration,
     pub node_identity: NodeIdentity,
     pub telemetry_listen: Option<SocketAddr>,
@@ -125,20 +126,55 @@ impl ProviderConfig {
 
     /// As [`Self::load`], where the Pod is not the one that this process is in.
     pub fn load_in(file: &Path, surroundings: &Surroundings) -> Result<Self, ConfigError> {
-        Self::validate(file, super::read(file)?, surroundings)
+        Self::of(Source::read(file.to_owned())?, surroundings)
     }
 
     /// As [`Self::load_in`], with this cost policy in the place of the one that it names.
     pub fn load_with_policy(file: &Path, surroundings: &Surroundings, policy: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { file: policy.to_owned(), source };
-        let mut raw: raw::Provider = super::read(file)?;
+        let provider = Source::read(file.to_owned())?;
+        let mut raw: raw::Provider = super::parse(file, &provider.text)?;
         raw.cost_policy = Some(std::path::absolute(policy).map_err(unreadable)?);
-        Self::validate(file, raw, surroundings)
+        let sources = Sources::read(provider, &raw)?;
+        Self::validate(raw, sources, surroundings)
     }
 
-    pub(super) fn validate(file: &Path, raw: raw::Provider, surroundings: &Surroundings) -> Result<Self, ConfigError> {
-        let check = Checker { file };
-        let base = file.parent().unwrap_or(Path::new("."));
+    /// As [`Self::load_in`]; or, where that is refused, with the files that were good last ([`Self::keep_as_last_good`]) in
+    /// the place of those that `file` names, and why that had to be.
+    pub fn load_or_last_good(
+        file: &Path,
+        surroundings: &Surroundings,
+    ) -> Result<(Self, Option<ConfigError>), ConfigError> {
+        let provider = Source::read(file.to_owned())?;
+        let broken = match Self::of(provider.clone(), surroundings) {
+            Ok(config) => return Ok((config, None)),
+            Err(broken) => broken,
+        };
+        let with_last_good = || {
+            let raw: raw::Provider = super::parse(file, &provider.text).ok()?;
+            let sources = Sources::last_good(provider, &raw)?;
+            Self::validate(raw, sources, surroundings).ok()
+        };
+        match with_last_good() {
+            Some(config) => Ok((config, Some(broken))),
+            None => Err(broken),
+        }
+    }
+
+    /// Keeps the files under the state directory, for [`Self::load_or_last_good`].
+    pub fn keep_as_last_good(&self) -> std::io::Result<()> {
+        self.sources.keep(&self.state_dir, &self.cluster)
+    }
+
+    pub(super) fn of(provider: Source, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+        let raw = super::parse(&provider.file, &provider.text)?;
+        let sources = Sources::read(provider, &raw)?;
+        Self::validate(raw, sources, surroundings)
+    }
+
+    fn validate(raw: raw::Provider, sources: Sources, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+        let check = Checker { file: &sources.provider.file };
+        let base = check.file.parent().unwrap_or(Path::new("."));
         check.label("cluster", &raw.cluster)?;
         check.label("region", &raw.region)?;
         if raw.nodes.is_empty() {
@@ -160,20 +196,17 @@ impl ProviderConfig {
             nodes.push(NodeConfig { name, zone: node.zone, kubelet_port: node.kubelet_port });
         }
         let zone_names: Vec<String> = nodes.iter().map(|node| node.zone.clone()).collect();
-        let mut files = vec![file.to_owned(), base.join(&raw.catalog)];
-        files.extend(raw.prices.as_ref().map(|prices| base.join(prices)));
         let mut market =
-            policy::load_market(&files[1], Some((&raw.region, &zone_names)), files.get(2).map(PathBuf::as_path))?;
+            policy::market_of(&sources.catalog, Some((&raw.region, &zone_names)), sources.prices.as_ref())?;
         let catalog = &mut market.catalog;
         let registration = check.duration("agents.registrationTimeout", &raw.agents.registration_timeout)?;
         let cloud = match raw.cloud {
             raw::Cloud::Local(local) => CloudConfig::Local(local_cloud(&check, base, local)?),
             raw::Cloud::Ec2(ec2) => CloudConfig::Ec2(Box::new(ec2::settings(&check, base, &zone_names, *ec2)?)),
         };
-        let (mut policy, unlisted) = match &raw.cost_policy {
-            Some(path) => {
-                files.push(base.join(path));
-                let loaded = policy::load_policy(&base.join(path), catalog)?;
+        let (mut policy, unlisted) = match &sources.cost_policy {
+            Some(written) => {
+                let loaded = policy::policy_of(written, catalog)?;
                 match &cloud {
                     CloudConfig::Ec2(settings) if settings.tells_of_types() => (loaded.policy, loaded.unlisted),
                     CloudConfig::Ec2(_) => (loaded.by_the_catalog_alone(ec2::NOT_ASKED)?, Vec::new()),
@@ -191,7 +224,7 @@ impl ProviderConfig {
         };
         for (index, entry) in raw.standby.into_iter().enumerate() {
             if !catalog.types.iter().any(|t| t.name == entry.instance_type) {
-                let problem = format!("{:?} is not in {}", entry.instance_type, files[1].display());
+                let problem = format!("{:?} is not in {}", entry.instance_type, sources.catalog.file.display());
                 return Err(check.error(format!("standby[{index}].instanceType"), problem));
             }
             if !zones.contains(&entry.zone) {
@@ -207,7 +240,7 @@ impl ProviderConfig {
         }
         if let CloudConfig::Ec2(settings) = &cloud {
             if catalog.region != raw.region {
-                let problem = format!("{:?}: {} is of {}", raw.region, files[1].display(), catalog.region);
+                let problem = format!("{:?}: {} is of {}", raw.region, sources.catalog.file.display(), catalog.region);
                 return Err(check.error("region", problem));
             }
             // What there is no image for can't be bought. The policy may name it all the same.
@@ -245,7 +278,6 @@ impl ProviderConfig {
                 },
             }),
             unlisted,
-            files,
             keep_completed_pods: check.duration("keepCompletedPods", &raw.keep_completed_pods)?,
             node_identity: node_identity::node_identity(&check, raw.node_identity)?,
             telemetry_listen: raw.telemetry.listen,
@@ -257,6 +289,7 @@ impl ProviderConfig {
             )?,
             agents_advertise: replicas::advertise(&check, raw.agents.advertise, raw.agents.listen)?,
             authority_secret,
+            sources: Arc::new(sources),
         })
     }
 }
@@ -334,8 +367,7 @@ mod tests {
         assert!(GOOD.contains(from), "{from:?} is not in the example");
         let text = GOOD.replacen(from, to, 1);
         let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider.yaml"));
-        let error = super::super::parse(file, &text)
-            .and_then(|raw| ProviderConfig::validate(file, raw, &Surroundings::default()));
+        let error = ProviderConfig::of(Source::new(file, text), &Surroundings::default());
         error.expect_err("it should have been refused").to_string()
     }
 

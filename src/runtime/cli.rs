@@ -5,7 +5,7 @@
 
 use super::say::say;
 use crate::cloud::local::machine;
-use crate::config::{ProviderConfig, Surroundings};
+use crate::config::{ConfigError, ProviderConfig, Surroundings};
 use crate::telemetry::{self, LogFormat};
 use clap::{Parser, Subcommand};
 use std::{
@@ -57,16 +57,25 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::LocalMachine(args) => machine::run(args),
         // Not necessarily where it will run: what the Pod would say of itself is made up.
-        Command::Check { config, cloud } => match load(&config, &Surroundings::of_some_pod()) {
-            Ok(valid) => {
-                say(&checked(&config, &valid));
-                if cloud { permitted(runtime().block_on(super::cloud::check(&valid))) } else { ExitCode::SUCCESS }
+        Command::Check { config, cloud } => {
+            match served(&config, ProviderConfig::load_in(&config, &Surroundings::of_some_pod())) {
+                Ok(valid) => {
+                    say(&checked(&config, &valid));
+                    if cloud { permitted(runtime().block_on(super::cloud::check(&valid))) } else { ExitCode::SUCCESS }
+                }
+                Err(refused) => refused,
             }
-            Err(refused) => refused,
-        },
-        Command::Node { config, log_format } => match load(&config, &Surroundings::of_this_process()) {
-            Ok(config) => {
+        }
+        Command::Node { config, log_format } => match load_to_run(&config) {
+            Ok((config, broken)) => {
                 telemetry::init_logs(log_format);
+                if let Some(broken) = broken {
+                    let why = chain(&broken);
+                    tracing::error!(
+                        why,
+                        "the configuration is broken; the last good catalog, prices and cost policy are used"
+                    );
+                }
                 finish(runtime().block_on(super::provider::run(config)))
             }
             Err(refused) => refused,
@@ -100,8 +109,8 @@ fn checked(file: &Path, valid: &ProviderConfig) -> String {
     for unlisted in &valid.unlisted {
         text += &format!("warning: {}\n", unlisted.awaited());
     }
-    for file in &valid.files[1..] {
-        text += &format!("  with {}\n", file.display());
+    for source in valid.sources.all().skip(1) {
+        text += &format!("  with {}\n", source.file.display());
     }
     text
 }
@@ -113,9 +122,16 @@ fn permitted(answer: anyhow::Result<bool>) -> ExitCode {
     }
 }
 
+/// To run by, and why that is not the files as they are now.
+fn load_to_run(file: &Path) -> Result<(ProviderConfig, Option<ConfigError>), ExitCode> {
+    let (config, broken) = ProviderConfig::load_or_last_good(file, &Surroundings::of_this_process())
+        .map_err(|error| broken_file(&error))?;
+    Ok((served(file, Ok(config))?, broken))
+}
+
 /// A configuration that this program can serve; or what to exit with, when it has been told why not.
-fn load(file: &Path, surroundings: &Surroundings) -> Result<ProviderConfig, ExitCode> {
-    let config = ProviderConfig::load_in(file, surroundings).map_err(|error| broken_file(&error))?;
+fn served(file: &Path, loaded: Result<ProviderConfig, ConfigError>) -> Result<ProviderConfig, ExitCode> {
+    let config = loaded.map_err(|error| broken_file(&error))?;
     match super::cloud::not_built_in(&config) {
         None => Ok(config),
         Some(why) => {

@@ -11,7 +11,7 @@ mod render;
 mod report;
 
 use super::say::say;
-use crate::config::policy::{self, Loaded, PolicyError};
+use crate::config::policy::{self, Loaded};
 use crate::config::{ConfigError, ProviderConfig, Surroundings};
 use crate::decide::purchase::{Buying, Ledger, Market, Planner, Policy};
 use jiff::Timestamp;
@@ -125,11 +125,11 @@ impl MarketFiles {
     fn by_themselves(&self, policy: &Path) -> Result<(Loaded, Market), ConfigError> {
         // What is named comes before what only stands beside it.
         if let Err(source) = std::fs::metadata(policy) {
-            return Err(PolicyError::Unreadable { file: policy.to_owned(), source }.into());
+            return Err(ConfigError::Unreadable { file: policy.to_owned(), source });
         }
         let beside = policy.parent().unwrap_or(Path::new(".")).join("catalog-ec2.yaml");
         let catalog = self.catalog.as_deref().unwrap_or(&beside);
-        let market = policy::load_market(catalog, None, self.prices.as_deref())?;
+        let market = policy::load_market(catalog, self.prices.as_deref())?;
         let loaded = policy::load_policy(policy, &market.catalog)?;
         Ok((loaded, Market { reserved_memory_bytes: RESERVED_MEMORY, ..market }))
     }

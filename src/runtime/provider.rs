@@ -69,8 +69,9 @@ pub(super) struct Begun {
 /// until it leads, and hands over when everything has ended; if it loses the lease, the process ends there.
 pub async fn run(config: ProviderConfig) -> anyhow::Result<()> {
     crate::gateway::install_crypto_provider();
-    let mut seen = reload::Seen::of(&config.files);
+    let mut seen = reload::Seen::of(&config.sources);
     reload::warn(&config);
+    reload::keep_as_last_good(&config);
     let cancel = CancellationToken::new();
     let mut tasks: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     tasks.spawn(signals(cancel.clone()));

@@ -14,18 +14,13 @@
 //! four small files every two seconds cost nothing.
 
 use super::buying::Files;
-use crate::config::{CloudConfig, ProviderConfig};
+use crate::config::{CloudConfig, ProviderConfig, Sources};
 use crate::kube::events;
 use crate::model::NodeName;
 use crate::telemetry::Metrics;
 use kube::Client;
-use sha2::{Digest, Sha256};
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use sha2::{Digest as _, Sha256};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +39,15 @@ pub struct Watch {
 /// Which files there are, and what they held when they were last read.
 pub struct Seen {
     files: Vec<PathBuf>,
-    digests: Vec<Option<[u8; 32]>>,
+    digests: Vec<Option<Digest>>,
 }
 
 impl Seen {
-    pub fn of(files: &[PathBuf]) -> Self {
-        Self { files: files.to_vec(), digests: digests(files) }
+    /// Where a file is not as it was read, whatever came between, it is news.
+    pub fn of(sources: &Sources) -> Self {
+        let (files, digests) =
+            sources.all().map(|source| (source.file.clone(), Some(digest(source.text.as_bytes())))).unzip();
+        Self { files, digests }
     }
 
     /// For one that was loaded long ago and is about to be used: as its files are now. If they are broken now it stays, and
@@ -59,11 +57,12 @@ impl Seen {
         if now == self.digests {
             return config;
         }
-        match ProviderConfig::load(&config.files[0]) {
+        match ProviderConfig::load(&config.sources.provider.file) {
             Ok(newer) => {
                 tracing::info!("the configuration was edited while this replica waited: it is taken as it is now");
                 warn(&newer);
-                *self = Self::of(&newer.files);
+                keep_as_last_good(&newer);
+                *self = Self::of(&newer.sources);
                 newer
             }
             Err(error) => {
@@ -93,9 +92,9 @@ impl Watch {
         if now == self.seen.digests {
             return;
         }
-        match ProviderConfig::load(&self.config.files[0]) {
+        match ProviderConfig::load(&self.config.sources.provider.file) {
             Ok(config) => {
-                self.seen = Seen::of(&config.files);
+                self.seen = Seen::of(&config.sources);
                 self.take_up(config).await;
             }
             Err(error) => {
@@ -125,6 +124,7 @@ impl Watch {
         }
         tracing::info!(classes = config.buying.policy.classes.len(), "the edited configuration is taken up");
         warn(&config);
+        keep_as_last_good(&config);
         let mut message = "the edited configuration is taken up".to_owned();
         if let Some((first, others)) = config.unlisted.split_first() {
             let more = if others.is_empty() { String::new() } else { format!(", and {} more such", others.len()) };
@@ -152,15 +152,40 @@ pub fn warn(config: &ProviderConfig) {
     }
 }
 
-fn digests(files: &[PathBuf]) -> Vec<Option<[u8; 32]>> {
-    let one = |file: &Path| std::fs::read(file).ok().map(|bytes| Sha256::digest(bytes).into());
-    files.iter().map(|file| one(file)).collect()
+/// For a start with broken files. A read-only state directory costs that much, and nothing else.
+pub fn keep_as_last_good(config: &ProviderConfig) {
+    if let Err(error) = config.keep_as_last_good() {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "the good configuration could not be kept for a start with a broken one");
+    }
+}
+
+type Digest = [u8; 32];
+
+fn digest(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
+fn digests(files: &[PathBuf]) -> Vec<Option<Digest>> {
+    files.iter().map(|file| Some(digest(&std::fs::read(file).ok()?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Surroundings;
     use crate::decide::purchase::Buying;
+    use std::path::Path;
+
+    /// As [`files`], with the state beside them.
+    fn files_in(dir: &Path) -> PathBuf {
+        let file = files(dir);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let beside = text.replacen("stateDir: /", "stateDir: ./", 1);
+        assert_ne!(beside, text);
+        std::fs::write(&file, beside).unwrap();
+        file
+    }
 
     /// A provider's files, with a policy of one class.
     fn files(dir: &Path) -> PathBuf {
@@ -192,7 +217,7 @@ mod tests {
     fn watching(config: ProviderConfig, seen: Option<Seen>) -> (Watch, watch::Receiver<Files>) {
         let first = Files { buying: Arc::clone(&config.buying), keep_completed: config.keep_completed_pods };
         let (files, taken) = watch::channel(first);
-        let seen = seen.unwrap_or_else(|| Seen::of(&config.files));
+        let seen = seen.unwrap_or_else(|| Seen::of(&config.sources));
         (Watch { config, seen, clients: HashMap::new(), metrics: Metrics::default(), files }, taken)
     }
 
@@ -206,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = loaded(dir.path());
         let write = |cap: &str| write(dir.path(), cap);
-        let mut seen = Seen::of(&config.files);
+        let mut seen = Seen::of(&config.sources);
         write("0.2");
         let config = seen.renew(config);
         assert_eq!(cap(&config.buying).as_deref(), Some("0.2"));
@@ -216,6 +241,33 @@ mod tests {
         let (mut watch, _taken) = watching(config, Some(seen));
         watch.look().await;
         assert_eq!(told(&watch.metrics, "refused"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_start_with_a_broken_edit_goes_on_with_the_last_good_one_tells_of_it_and_takes_up_the_mended_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = files_in(dir.path());
+        let write = |cap: &str| write(dir.path(), cap);
+        write("0.1");
+        let (watch, _taken) = watching(ProviderConfig::load(&file).unwrap(), None);
+        write("0.2");
+        let edited = ProviderConfig::load(&file).unwrap();
+        watch.take_up(edited).await;
+        write("cheap");
+        drop(watch);
+
+        let (config, broken) = ProviderConfig::load_or_last_good(&file, &Surroundings::default()).unwrap();
+        assert!(broken.is_some());
+        assert_eq!(cap(&config.buying).as_deref(), Some("0.2"));
+        let mut seen = Seen::of(&config.sources);
+        let config = seen.renew(config);
+        let (mut watch, taken) = watching(config, Some(seen));
+        watch.look().await;
+        assert_eq!((told(&watch.metrics, "refused"), told(&watch.metrics, "taken-up")), (1, 0));
+        write("0.3");
+        watch.look().await;
+        assert_eq!(told(&watch.metrics, "taken-up"), 1);
+        assert_eq!(cap(&taken.borrow().buying).as_deref(), Some("0.3"));
     }
 
     /// As [`files`], of a provider on EC2.

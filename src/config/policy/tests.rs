@@ -10,12 +10,12 @@ fn root(path: &str) -> PathBuf {
 }
 
 fn catalog() -> Catalog {
-    load_market(&root("provider-config/catalog-ec2.yaml"), None, None).unwrap().catalog
+    load_market(&root("provider-config/catalog-ec2.yaml"), None).unwrap().catalog
 }
 
 /// As a provider loads it that asks nobody.
-fn by_the_catalog(file: &Path, catalog: &Catalog) -> Result<Policy, PolicyError> {
-    load_policy(file, catalog)?.by_the_catalog_alone("")
+fn by_the_catalog(file: &Path, catalog: &Catalog) -> Result<Policy, ConfigError> {
+    Ok(load_policy(file, catalog)?.by_the_catalog_alone("")?)
 }
 
 /// What stands behind `<file>.yaml:` in each error: line, key, what was wrong and what was expected.
@@ -197,7 +197,7 @@ fn a_price_that_is_given_twice_is_refused_and_not_the_last_one_taken() {
     let file = dir.path().join("prices.yaml");
     let refused = |text: &str| {
         std::fs::write(&file, format!("source: mine\ndate: 2026-11\n{text}")).unwrap();
-        load_market(&root("provider-config/catalog-ec2.yaml"), None, Some(&file)).unwrap_err().to_string()
+        load_market(&root("provider-config/catalog-ec2.yaml"), Some(&file)).unwrap_err().to_string()
     };
     let listed = "- {type: c6i.large, price: \"0.05\"}\n";
     assert!(
@@ -262,7 +262,7 @@ fn every_example_is_valid_by_its_schema_and_by_the_loader() {
         valid(&prices, file);
     }
     let prices = root("integration/policy/prices.yaml");
-    let market = load_market(&root("provider-config/catalog-ec2.yaml"), None, Some(&prices)).unwrap();
+    let market = load_market(&root("provider-config/catalog-ec2.yaml"), Some(&prices)).unwrap();
     assert!(market.origins.spot.is_some_and(|origin| !origin.date.is_empty()));
 }
 
@@ -320,7 +320,7 @@ fn a_class_that_narrows_another_never_has_a_smaller_share_on_demand() {
 /// What a class may take, of a policy of these classes.
 fn instances_of(classes: &str, name: &str) -> crate::decide::purchase::policy::Instances {
     let text = format!("classes:\n{classes}");
-    let policy = policy_of(Path::new("policy.yaml"), &text, &catalog()).unwrap().policy;
+    let policy = policy_of(&Source::new("policy.yaml", text), &catalog()).unwrap().policy;
     policy.classes.iter().find(|class| class.name == name).unwrap().instances.clone()
 }
 

@@ -8,10 +8,9 @@
 //! `after`, which means nothing on the first way.
 
 use super::*;
-use crate::config::policy::policy_of;
+use crate::config::{Source, policy::policy_of};
 use oracle::share;
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 const CHAIN: [&str; 3] = ["web", "part", "bit"];
 
@@ -378,7 +377,7 @@ proptest! {
         served in prop::collection::vec(prop::sample::select(vec![None, Some("part"), Some("bit")]), 12),
     ) {
         let text = drawn.text();
-        let policy = match policy_of(Path::new("drawn.yaml"), &text, &market.catalog) {
+        let policy = match policy_of(&Source::new("drawn.yaml", text.as_str()), &market.catalog) {
             Ok(loaded) => loaded.policy,
             Err(error) => {
                 let said = error.to_string();

@@ -2,9 +2,8 @@
 
 use super::refresh::{Known, Told, merged};
 use super::*;
-use crate::config::policy::policy_of;
+use crate::config::{Source, policy::policy_of};
 use crate::model::{ListPrice, SoldType};
-use std::path::Path;
 
 const POLICY: &str = "defaults: {instances: {allow: [m5.*, m6id.*]}}\noverrides: {instance-types: allow, eci: allow}\n\
                       commitments:\n- regional: {type: m5.large, count: 1}\n";
@@ -19,7 +18,7 @@ fn files() -> Buying {
         burst: None,
     };
     let catalog = Catalog { region: "r".into(), zones: vec!["a".into()], types: vec![spec] };
-    let policy = policy_of(Path::new("policy.yaml"), POLICY, &catalog).unwrap().policy;
+    let policy = policy_of(&Source::new("policy.yaml", POLICY), &catalog).unwrap().policy;
     Buying { policy, market: Market { catalog, ..Market::default() } }
 }
 
