@@ -334,6 +334,34 @@ fn an_instance_of_another_cluster_or_of_nobody_is_not_found_and_may_claim_nothin
     assert!(matches!(&refused, ClaimError::BadProof(..)), "{refused}");
 }
 
+/// Whoever reaches the agents' port may claim anything, and what EC2 is asked for it our own lists have to spare.
+#[test]
+fn hundreds_of_claims_of_unknown_instances_cost_few_calls_and_hold_up_none_of_an_instance_that_is_known() {
+    let place = Ec2::new("strangers");
+    let own = place.launch(&place.offers("own", 1, &[("t3.micro", Purchase::Burstable)])).unwrap();
+    let claim = |id: String| {
+        let proof = InstanceProof::Token("any".to_owned());
+        Claim { instance: InstanceId::new(id), peer: [10, 0, 0, 9].into(), key: KeyFingerprint::of(b"a key"), proof }
+    };
+    let all = |ids: Vec<String>| {
+        let claims: Vec<Claim> = ids.into_iter().map(claim).collect();
+        let before = place.calls("DescribeInstances");
+        let cloud = place.cloud();
+        let answers =
+            place.runtime().block_on(futures::future::join_all(claims.iter().map(|claim| cloud.claim(claim))));
+        let count =
+            |of: fn(&ClaimError) -> bool| answers.iter().filter(|answer| of(answer.as_ref().unwrap_err())).count();
+        let unknown = count(|error| matches!(error, ClaimError::NotAdmitted(_, Refusal::Unknown)));
+        let unsettled = count(|error| matches!(error, ClaimError::Unsettled(..)));
+        (unknown, unsettled, place.calls("DescribeInstances") - before)
+    };
+    assert_eq!(all((0..300).map(|n| format!("i-{n}")).collect()), (300, 0, 0), "no instance has such an id");
+    let (unknown, unsettled, calls) = all((0..300).map(|n| format!("i-{n:017x}")).collect());
+    assert!(unknown >= 50 && unsettled >= 200 && calls <= 4, "{unknown} {unsettled} {calls}");
+    let answer = place.runtime().block_on(place.cloud().claim(&claim(own.records[0].id.to_string()))).unwrap_err();
+    assert!(!matches!(answer, ClaimError::Unsettled(..)), "{answer}");
+}
+
 #[test]
 fn one_that_ended_by_itself_is_told_of_with_its_reason() {
     let place = Ec2::new("reason");

@@ -4,7 +4,10 @@
 
 use crate::support::{Cluster, PATIENCE};
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 const STANDIN: &str = "http://10.70.0.1:15000/standin";
 
@@ -52,6 +55,19 @@ pub fn calls() -> BTreeMap<String, u64> {
 
 pub fn called(action: &str) -> u64 {
     calls().get(action).copied().unwrap_or(0)
+}
+
+/// What was called in earnest, and allowed.
+pub fn done() -> BTreeSet<String> {
+    let calls = get("calls");
+    let actions = calls["actions"].as_object().expect("an object");
+    let number = |count: &Value| count.as_u64().unwrap_or(0);
+    let not_done = |count: &Value| {
+        let refused = ["DryRunOperation", "UnauthorizedOperation"].map(|code| number(&count["refused"][code]));
+        refused.iter().sum::<u64>()
+    };
+    let done = actions.iter().filter(|(_, count)| number(&count["calls"]) > not_done(count));
+    done.map(|(name, _)| name.clone()).collect()
 }
 
 /// How many calls were signed so: `keys`, `irsa`, `pod-identity`.

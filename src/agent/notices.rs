@@ -1,8 +1,8 @@
 //! What the cloud announces to this instance: asked for every few seconds, told to the provider whole.
 //!
 //! ```text
-//!   metadata ──every POLL──> notices ──changed──> session
-//!      | not answered: what is known stands, the next question comes as usual
+//!   metadata, three documents ──every POLL──> notices ──changed──> session
+//!      | one is not answered: what it said last stands, the next question comes as usual
 //! ```
 //!
 //! On EC2 it is the metadata service. On the local cloud the same documents are files under the same paths. Source: AWS,
@@ -13,7 +13,13 @@ use super::imds::{Imds, ImdsError};
 use crate::model::Notice;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde::Deserialize;
-use std::{io, path::PathBuf, time::Duration};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +39,9 @@ enum NoticeError {
     #[error("{path}: {text:?} is not understood: expected {expected}")]
     Content { path: &'static str, text: String, expected: &'static str },
 }
+
+/// What a document announces, and one entry of it that is not understood.
+type Said = (Vec<Notice>, Option<NoticeError>);
 
 /// Where announcements stand.
 pub enum Metadata {
@@ -56,19 +65,40 @@ impl Metadata {
         }
     }
 
-    async fn notices(&self) -> Result<Vec<Notice>, NoticeError> {
-        let mut notices = Vec::new();
-        if let Some(text) = self.get(ACTION).await? {
-            notices.push(action(&text)?);
+    /// Nothing where it is not there.
+    async fn read(&self, document: Document) -> Result<Said, NoticeError> {
+        match self.get(document.path()).await? {
+            None => Ok((Vec::new(), None)),
+            Some(text) => document.understand(&text),
         }
-        if let Some(text) = self.get(REBALANCE).await? {
-            notices.push(rebalance(&text)?);
+    }
+}
+
+/// Each announces by itself: one that can't be read hides nothing of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Document {
+    Action,
+    Rebalance,
+    Maintenance,
+}
+
+impl Document {
+    const ALL: [Self; 3] = [Self::Action, Self::Rebalance, Self::Maintenance];
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Action => ACTION,
+            Self::Rebalance => REBALANCE,
+            Self::Maintenance => MAINTENANCE,
         }
-        if let Some(text) = self.get(MAINTENANCE).await? {
-            notices.extend(maintenance(&text)?);
+    }
+
+    fn understand(self, text: &str) -> Result<Said, NoticeError> {
+        match self {
+            Self::Action => Ok((vec![action(text)?], None)),
+            Self::Rebalance => Ok((vec![rebalance(text)?], None)),
+            Self::Maintenance => maintenance(text),
         }
-        notices.sort();
-        Ok(notices)
     }
 }
 
@@ -76,30 +106,42 @@ impl Metadata {
 pub async fn watch(metadata: Metadata, every: Duration, known: watch::Sender<Vec<Notice>>, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut told: BTreeMap<Document, Vec<Notice>> = BTreeMap::new();
+    let mut failing = BTreeSet::new();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match metadata.notices().await {
-            Ok(notices) => {
-                failing = false;
-                known.send_if_modified(|known| {
-                    let news = *known != notices;
-                    if news {
-                        tracing::warn!(?notices, "the cloud announces");
-                        *known = notices;
-                    }
-                    news
-                });
+        for document in Document::ALL {
+            let odd = match metadata.read(document).await {
+                Ok((notices, odd)) => {
+                    told.insert(document, notices);
+                    odd
+                }
+                // What it said last stands.
+                Err(error) => Some(error),
+            };
+            match odd {
+                None => drop(failing.remove(&document)),
+                // Said once: it is asked for ever.
+                Some(error) if failing.insert(document) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "an announcement of the cloud can't be read");
+                }
+                Some(_) => {}
             }
-            // Said once: it is asked for ever.
-            Err(error) if !std::mem::replace(&mut failing, true) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "announcements of the cloud can't be read");
-            }
-            Err(_) => {}
         }
+        let mut notices: Vec<Notice> = told.values().flatten().cloned().collect();
+        notices.sort();
+        known.send_if_modified(|known| {
+            let news = *known != notices;
+            if news {
+                tracing::warn!(?notices, "the cloud announces");
+                *known = notices;
+            }
+            news
+        });
     }
 }
 
@@ -132,21 +174,24 @@ fn rebalance(text: &str) -> Result<Notice, NoticeError> {
 struct Event {
     code: String,
     not_before: String,
-    #[serde(default)]
-    state: String,
 }
 
 /// Events that are completed or cancelled stand there for a while too.
-fn maintenance(text: &str) -> Result<Vec<Notice>, NoticeError> {
+fn maintenance(text: &str) -> Result<Said, NoticeError> {
     let expected = "[{\"Code\": …, \"NotBefore\": \"21 Jan 2026 09:00:43 GMT\", \"State\": …}, …]";
-    let events: Vec<Event> = understood(MAINTENANCE, text, expected)?;
-    let wrong = || NoticeError::Content { path: MAINTENANCE, text: text.to_owned(), expected };
-    let stands = |event: &Event| event.state.is_empty() || event.state == "active";
-    let notice = |event: Event| {
-        let not_before = date(&event.not_before).ok_or_else(wrong)?;
-        Ok(Notice::Maintenance { code: event.code, not_before })
+    let events: Vec<Value> = understood(MAINTENANCE, text, expected)?;
+    let notice = |event: &Value| {
+        let Event { code, not_before } = Event::deserialize(event).ok()?;
+        Some(Notice::Maintenance { code, not_before: date(&not_before)? })
     };
-    events.into_iter().filter(stands).map(notice).collect()
+    let (mut notices, mut odd) = (Vec::new(), None);
+    for event in events.iter().filter(|event| matches!(event["State"].as_str(), None | Some("" | "active"))) {
+        match notice(event) {
+            Some(notice) => notices.push(notice),
+            None => odd = Some(NoticeError::Content { path: MAINTENANCE, text: event.to_string(), expected }),
+        }
+    }
+    Ok((notices, odd))
 }
 
 /// `21 Jan 2026 09:00:43 GMT`
@@ -178,24 +223,58 @@ mod tests {
         fs::write(file, text).unwrap();
     }
 
+    async fn all(metadata: &Metadata) -> Result<Vec<Notice>, NoticeError> {
+        let mut all = Vec::new();
+        for document in Document::ALL {
+            let (notices, odd) = metadata.read(document).await?;
+            all.extend(notices);
+            odd.map_or(Ok(()), Err)?;
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_document_that_is_not_understood_hides_nothing_of_the_others_and_what_it_said_last_stands() {
+        let directory = tempfile::tempdir().unwrap();
+        let metadata = Metadata::Directory(directory.path().to_owned());
+        let (known, mut seen) = watch::channel(Vec::new());
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(super::watch(metadata, Duration::from_millis(5), known, cancel.clone()));
+        put(directory.path(), REBALANCE, r#"{"noticeTime": "2026-09-18T08:00:00Z"}"#);
+        seen.wait_for(|notices| notices.len() == 1).await.unwrap();
+        put(directory.path(), REBALANCE, "nonsense");
+        put(
+            directory.path(),
+            MAINTENANCE,
+            r#"[{"Code": "x", "NotBefore": "May"}, {"Code": "y", "NotBefore": "21 Jan 2027 09:00:43 GMT"}]"#,
+        );
+        put(directory.path(), ACTION, r#"{"action": "stop", "time": "2026-09-18T08:22:00Z"}"#);
+        let action = Notice::Interruption { at: at("2026-09-18T08:22:00Z") };
+        let notices = seen.wait_for(|notices| notices.contains(&action)).await.unwrap().clone();
+        assert_eq!(notices.len(), 3, "the new, the event that is understood, and what stood: {notices:?}");
+        cancel.cancel();
+        task.await.unwrap();
+    }
+
     #[tokio::test]
     async fn what_the_metadata_service_says_becomes_notices() {
         let directory = tempfile::tempdir().unwrap();
         let metadata = Metadata::Directory(directory.path().to_owned());
-        assert_eq!(metadata.notices().await.unwrap(), []);
+        assert_eq!(all(&metadata).await.unwrap(), []);
         put(directory.path(), ACTION, r#"{"action": "terminate", "time": "2026-09-18T08:22:00Z"}"#);
         put(directory.path(), REBALANCE, r#"{"noticeTime": "2026-09-18T08:00:00Z"}"#);
         let events = r#"[
           {"NotBefore": "21 Jan 2027 09:00:43 GMT", "Code": "system-reboot", "Description": "scheduled reboot",
            "EventId": "instance-event-0d59937288b749b32", "NotAfter": "21 Jan 2027 09:17:23 GMT", "State": "active"},
-          {"NotBefore": "22 Jan 2027 09:00:43 GMT", "Code": "instance-stop", "EventId": "e", "State": "canceled"}]"#;
+          {"NotBefore": "22 Jan 2027 09:00:43 GMT", "Code": "instance-stop", "EventId": "e", "State": "canceled"},
+          {"Code": "system-maintenance", "EventId": "f", "State": "completed"}]"#;
         put(directory.path(), MAINTENANCE, events);
         let expected = [
             Notice::Interruption { at: at("2026-09-18T08:22:00Z") },
             Notice::Rebalance { since: at("2026-09-18T08:00:00Z") },
             Notice::Maintenance { code: "system-reboot".to_owned(), not_before: at("2027-01-21T09:00:43Z") },
         ];
-        assert_eq!(metadata.notices().await.unwrap(), expected);
+        assert_eq!(all(&metadata).await.unwrap(), expected);
     }
 
     #[tokio::test]
@@ -205,7 +284,7 @@ mod tests {
         {
             let directory = tempfile::tempdir().unwrap();
             put(directory.path(), path, text);
-            let error = Metadata::Directory(directory.path().to_owned()).notices().await.unwrap_err().to_string();
+            let error = all(&Metadata::Directory(directory.path().to_owned())).await.unwrap_err().to_string();
             assert!(error.contains(path) && error.contains("expected"), "{error}");
         }
     }

@@ -62,6 +62,11 @@ pub fn pod_intent(pod: &api::Pod) -> Option<PodIntent> {
     let node = spec.node_name.as_deref().filter(|name| !name.is_empty())?;
     let created_at = creation_timestamp.as_ref()?.0;
     let owner = owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let mut refusals = Refusals::default();
+    if let Some(owner) = owner.filter(|owner| owner.kind == "DaemonSet") {
+        refusals.refuse(Rule::DaemonSet, &[&owner.name], &owner.kind);
+    }
+    let asked = convert(spec, &mut refusals);
     Some(PodIntent {
         uid: PodUid::new(uid.clone()?),
         name: ObjectName::new(namespace.clone()?, name.clone()?),
@@ -75,7 +80,7 @@ pub fn pod_intent(pod: &api::Pod) -> Option<PodIntent> {
             deadline: deadline.0,
             grace_seconds: at_least_zero(deletion_grace_period_seconds.unwrap_or(0)),
         }),
-        spec: pod_spec(spec).map(Arc::new),
+        spec: refusals.into_result(asked).map(Arc::new),
     })
 }
 

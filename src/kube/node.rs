@@ -40,6 +40,8 @@ pub struct NodeFacts {
     pub prices: watch::Receiver<PriceNote>,
 }
 
+/// A scheme of our own: a cloud controller that knows only its own scheme leaves the node alone.
+pub const PROVIDER_ID_SCHEME: &str = "pilotlight://";
 /// The condition that says of when the prices are that instances are bought by.
 pub const PRICES: &str = "pilotlight.dev/PricesRefreshed";
 
@@ -85,8 +87,7 @@ fn object(facts: &NodeFacts) -> Node {
             },
         },
         "spec": {
-            // A scheme of our own: a cloud controller that knows only its own scheme leaves it alone.
-            "providerID": format!("pilotlight://{}/{}", facts.cluster, facts.node.zone),
+            "providerID": format!("{PROVIDER_ID_SCHEME}{}/{}", facts.cluster, facts.node.zone),
             "taints": [{ "key": TAINT, "value": "pilotlight", "effect": "NoSchedule" }],
         },
     }))

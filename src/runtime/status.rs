@@ -17,7 +17,11 @@ mod samples;
 mod table;
 
 use super::say::say;
-use crate::kube::{client::client, identity::provider_config, node::PRICES};
+use crate::kube::{
+    client::client,
+    identity::provider_config,
+    node::{PRICES, PROVIDER_ID_SCHEME},
+};
 use anyhow::Context;
 use figures::Figures;
 use jiff::Timestamp;
@@ -98,7 +102,9 @@ async fn look(client: &Client, now: Timestamp) -> anyhow::Result<View> {
     let mut view = View { pods: list.iter().filter_map(|pod| pods::row(pod, now)).collect(), ..View::default() };
     let nodes: Api<Node> = Api::all(client.clone());
     match nodes.list(&ListParams::default().labels("type=virtual-kubelet")).await {
-        Ok(list) => {
+        Ok(mut list) => {
+            // Other virtual nodes serve metrics too.
+            list.items.retain(is_ours);
             view.prices = list.iter().find_map(prices);
             match ask(client, &list.items).await {
                 Ok(figures) => view.provider = Some(figures),
@@ -108,6 +114,11 @@ async fn look(client: &Client, now: Timestamp) -> anyhow::Result<View> {
         Err(error) => view.not_shown = Some(error.to_string()),
     }
     Ok(view)
+}
+
+fn is_ours(node: &Node) -> bool {
+    let id = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
+    id.is_some_and(|id| id.starts_with(PROVIDER_ID_SCHEME))
 }
 
 fn prices(node: &Node) -> Option<String> {
@@ -131,4 +142,22 @@ async fn ask(client: &Client, nodes: &[Node]) -> Result<Figures, String> {
         };
     }
     Err(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_virtual_node_is_not_asked() {
+        let node = |id: Option<&str>| Node {
+            spec: Some(k8s_openapi::api::core::v1::NodeSpec {
+                provider_id: id.map(str::to_owned),
+                ..Default::default()
+            }),
+            ..Node::default()
+        };
+        assert!(is_ours(&node(Some("pilotlight://prod/us-east-1a"))));
+        assert!(!is_ours(&node(Some("azure:///vk/aci"))) && !is_ours(&node(None)) && !is_ours(&Node::default()));
+    }
 }

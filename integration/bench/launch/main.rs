@@ -60,6 +60,9 @@ struct Args {
     unbatched: usize,
 }
 
+/// To be compared with: what it would be without the gathering.
+const UNBATCHED: &str = "unbatched";
+
 fn main() -> Result<()> {
     start::start("a test cluster with the stand-in for EC2: run scripts/bench launch", run)
 }
@@ -75,7 +78,7 @@ async fn run(args: Args) -> Result<()> {
 
     for (name, pods, own) in [
         ("batched", args.pods, bare(&json!({}))),
-        ("unbatched", args.unbatched, bare(&json!({"idle": "0s", "longest": "0s", "perCall": 1}))),
+        (UNBATCHED, args.unbatched, bare(&json!({"idle": "0s", "longest": "0s", "perCall": 1}))),
         // The whole catalog, refreshed from EC2, and a line of log for each launch and each Pod's end.
         ("shipped", args.pods, json!({"catalog": args.repository.join("provider-config/catalog-ec2.yaml")})),
     ] {

@@ -9,9 +9,10 @@ use super::{
     journal::Journal,
     launch::Launcher,
     ledger::Ledger,
+    limits::Bucket,
     price_list::PriceList,
     queue::Queue,
-    records::{Machine, record},
+    records::{Machine, is_instance_id, record},
     refusal::{Refusal, Verdict},
     sweep, tags,
     template::TemplateError,
@@ -70,8 +71,24 @@ pub struct Ec2Cloud {
     /// What a former process had under way was taken up.
     resumed: tokio::sync::Mutex<bool>,
     denied: Mutex<Option<Denied>>,
+    unknown_claims: Mutex<Bucket>,
     _sweeper: AbortOnDropHandle<()>,
 }
+
+/// Whether EC2 is asked about an instance that somebody claims to be. Anyone who reaches the agents' port may claim
+/// anything, and the questions come out of what our own lists live on.
+#[derive(Debug, PartialEq, Eq)]
+enum LookUp {
+    Now,
+    NotNow,
+    /// No instance has such an id. EC2 names one malformed id at a time: each would cost a call of its own.
+    Never,
+}
+
+/// Questions about instances that no launch and no list has told of. A registration just after a change of the leader
+/// is one; the first list ends that.
+const UNKNOWN_AT_ONCE: f64 = 50.;
+const UNKNOWN_A_SECOND: f64 = 1.;
 
 /// EC2 lets us do nothing for now.
 struct Denied {
@@ -104,6 +121,7 @@ impl Ec2Cloud {
             remembered: Mutex::default(),
             resumed: tokio::sync::Mutex::new(false),
             denied: Mutex::new(None),
+            unknown_claims: Mutex::new(Bucket::full(UNKNOWN_AT_ONCE, UNKNOWN_A_SECOND, Instant::now())),
             _sweeper: AbortOnDropHandle::new(tokio::spawn(sweep)),
             config,
             attestor,
@@ -115,6 +133,16 @@ impl Ec2Cloud {
         })
     }
 
+    fn look_up(&self, id: &InstanceId) -> LookUp {
+        let now = Instant::now();
+        let mut unknown = self.unknown_claims.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_instance_id(id.as_str()) {
+            false => LookUp::Never,
+            true if self.ledger().get(id).is_some() || unknown.take_one_now(now) => LookUp::Now,
+            true => LookUp::NotNow,
+        }
+    }
+
     /// What EC2 sells, and at what price.
     pub fn vendor(&self, shared: &SdkConfig) -> Result<Ec2Vendor, Ec2Error> {
         let list = price_list(&self.config, shared).map_err(Ec2Error::PriceList)?;
@@ -123,6 +151,7 @@ impl Ec2Cloud {
             cluster: self.config.cluster.clone(),
             price_list: list,
             types: Arc::clone(&self.types),
+            ledger: Arc::clone(&self.ledger),
         })
     }
 
@@ -300,8 +329,12 @@ impl Cloud for Ec2Cloud {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<InstanceRecord, ClaimError> {
-        let unsettled = |error: CloudError| ClaimError::Unsettled(claim.instance.clone(), error.to_string());
-        let record = self.find(&claim.instance).await.map_err(unsettled)?;
+        let unsettled = |why: String| ClaimError::Unsettled(claim.instance.clone(), why);
+        let record = match self.look_up(&claim.instance) {
+            LookUp::Never => None,
+            LookUp::NotNow => return Err(unsettled("too many unknown instances are claimed".to_owned())),
+            LookUp::Now => self.find(&claim.instance).await.map_err(|error| unsettled(error.to_string()))?,
+        };
         self.attestor.claim(claim, record).await
     }
 }

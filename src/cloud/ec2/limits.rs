@@ -52,7 +52,7 @@ impl Kind {
 
 /// One bucket. What is below zero is promised already.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub struct Bucket {
     size: f64,
     refill: f64,
     level: f64,
@@ -62,7 +62,11 @@ struct Bucket {
 impl Bucket {
     fn new(kind: Kind, now: Instant) -> Self {
         let (size, refill) = kind.limit();
-        Self { size, refill: refill * SHARE, level: size, at: now }
+        Self::full(size, refill * SHARE, now)
+    }
+
+    pub fn full(size: f64, refill: f64, now: Instant) -> Self {
+        Self { size, refill, level: size, at: now }
     }
 
     fn fill(&mut self, now: Instant) {
@@ -76,6 +80,16 @@ impl Bucket {
         self.fill(now);
         self.level -= f64::from(tokens);
         Duration::from_secs_f64((-self.level / self.refill).max(0.))
+    }
+
+    /// Takes a token if one is there.
+    pub fn take_one_now(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        let there = self.level >= 1.;
+        if there {
+            self.level -= 1.;
+        }
+        there
     }
 
     fn give(&mut self, tokens: u32, now: Instant) {
@@ -160,6 +174,17 @@ mod tests {
         bucket.give(500, now);
         assert_eq!(bucket.take(1000, now), Duration::ZERO);
         assert!(bucket.take(1, now) > Duration::ZERO);
+    }
+
+    #[test]
+    fn who_does_not_wait_gets_what_is_there_and_then_one_with_each_refill() {
+        let now = Instant::now();
+        let mut bucket = Bucket::full(3., 1., now);
+        let got = (0..10).filter(|_| bucket.take_one_now(now)).count();
+        assert_eq!(got, 3);
+        assert!(!bucket.take_one_now(now + Duration::from_millis(900)));
+        assert!(bucket.take_one_now(now + Duration::from_secs(1)));
+        assert!(!bucket.take_one_now(now + Duration::from_secs(1)));
     }
 
     #[test]

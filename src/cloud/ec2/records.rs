@@ -33,6 +33,12 @@ pub enum MachineState {
     Stopped,
 }
 
+/// `i-` and eight or seventeen hexadecimal digits (AWS, "Amazon EC2 resource IDs").
+pub fn is_instance_id(text: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.strip_prefix("i-").is_some_and(|id| matches!(id.len(), 8 | 17) && id.bytes().all(digit))
+}
+
 pub fn record(machine: Machine, types: &BTreeMap<String, TypeFacts>) -> InstanceRecord {
     let facts = types.get(&machine.instance_type);
     let by_type = || match facts {

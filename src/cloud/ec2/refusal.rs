@@ -53,7 +53,11 @@ impl Refusal {
             }
             _ => message.into(),
         };
-        Self { verdict: classify(&code), code, message }
+        // "Your requested instance type (…) is not supported in your requested Availability Zone (…)": a fleet says so with a
+        // code that it has for mistakes too. RunInstances says Unsupported.
+        let not_there = code == "InvalidFleetConfiguration" && message.contains("not supported in your requested");
+        let verdict = if not_there { Verdict::Pool } else { classify(&code) };
+        Self { verdict, code, message }
     }
 
     /// The call did not come to an answer; whether EC2 did what was asked is not known.
@@ -229,6 +233,14 @@ mod tests {
         ] {
             assert_eq!(classify(code), verdict, "{code}");
         }
+    }
+
+    #[test]
+    fn a_type_that_a_zone_does_not_have_is_short_there_whatever_a_fleet_calls_it() {
+        let told = "Your requested instance type (c7i.large) is not supported in your requested Availability Zone (us-east-1e).";
+        assert_eq!(Refusal::new("InvalidFleetConfiguration", told).verdict, Verdict::Pool);
+        let mistake = "The fleet configuration contains duplicate instance pools";
+        assert_eq!(Refusal::new("InvalidFleetConfiguration", mistake).verdict, Verdict::Refused);
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use super::{
     api::Api,
+    ledger::Ledger,
     price_list::PriceList,
     refusal::{Refusal, Verdict},
     types::Types,
 };
 use crate::{
     decide::purchase::TypeSpec,
-    model::{ListPrice, SoldIn, SoldType, SpotPrice, Usage},
+    model::{InstanceId, ListPrice, SoldIn, SoldType, SpotPrice, Usage},
     ports::{Vendor, VendorError},
 };
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub struct Ec2Vendor {
     pub(super) api: Arc<Api>,
@@ -20,6 +21,8 @@ pub struct Ec2Vendor {
     /// None: it is not asked.
     pub(super) price_list: Option<PriceList>,
     pub(super) types: Arc<Types>,
+    /// Of what the cluster launched.
+    pub(super) ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Ec2Vendor {
@@ -62,7 +65,8 @@ impl Vendor for Ec2Vendor {
     }
 
     async fn usage(&self, types: &[String]) -> Result<Vec<Usage>, VendorError> {
-        self.api.usage_beside(&self.cluster, types).await.map_err(vendor_error)
+        let launched = |id: &InstanceId| self.ledger.lock().unwrap_or_else(PoisonError::into_inner).get(id).is_some();
+        self.api.usage_beside(&self.cluster, types, launched).await.map_err(vendor_error)
     }
 
     fn may_launch(&self, types: &[TypeSpec]) {

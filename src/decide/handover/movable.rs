@@ -6,7 +6,6 @@
 //! | without a controller | yes | the alternative, when its instance goes, is its end |
 //! | of a StatefulSet | never | at most one Pod of a name is promised |
 //! | of a Job | never | its work is counted; two copies would do it twice |
-//! | of a DaemonSet | never | one a node is promised; it is evicted and made anew |
 //! | of another controller | with `pilotlight.dev/movable: "true"` | what it promises is not known |
 //! | `pilotlight.dev/movable: "false"` | never | its owner says so |
 //! | restartPolicy OnFailure, Never | never | it is to run once |
@@ -81,7 +80,7 @@ pub fn movable(intent: &PodIntent) -> Result<(), Vec<Unmovable>> {
     if let Some((kind, _)) = &intent.owner {
         match kind.as_str() {
             "ReplicaSet" | "ReplicationController" => {}
-            "StatefulSet" | "Job" | "DaemonSet" => against.push(Unmovable::Owner { kind: kind.clone() }),
+            "StatefulSet" | "Job" => against.push(Unmovable::Owner { kind: kind.clone() }),
             _ if said == Some("true") => {}
             _ => against.push(Unmovable::UnknownOwner { kind: kind.clone() }),
         }

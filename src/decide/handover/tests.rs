@@ -246,7 +246,6 @@ fn the_table_of_who_may_be_moved_is_what_is_decided() {
         (owned("StatefulSet"), Some("StatefulSet")),
         (saying(owned("StatefulSet"), "true"), Some("StatefulSet")),
         (owned("Job"), Some("Job")),
-        (owned("DaemonSet"), Some("DaemonSet")),
         (saying(web(), "false"), Some(MOVABLE)),
         (saying(web(), "perhaps"), Some("\"perhaps\"")),
         (changed(|spec| spec.restart_policy = RestartPolicy::OnFailure), Some("OnFailure")),

@@ -27,6 +27,9 @@ macro_rules! rules {
 }
 
 rules! {
+    /// Many tolerate every taint; the scheduler binds them to each node there is.
+    DaemonSet: "metadata.ownerReferences[]" => "another controller: a DaemonSet's Pod would cost an instance of its own on every virtual node (node affinity `type NotIn virtual-kubelet` keeps it away)";
+
     HostUsers: "spec.hostUsers" => "true or unset (the instance itself isolates the Pod)";
     Os: "spec.os.name" => "linux";
     RuntimeClass: "spec.runtimeClassName" => "unset: every Pod already has a machine of its own";

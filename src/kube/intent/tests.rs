@@ -233,7 +233,7 @@ fn offenders() -> Vec<api::Pod> {
                 {"podCertificate": {"signerName": "s", "keyType": "ED25519"}}]}},
         ],
     });
-    vec![pod_with(container, spec), pod_with(json!({}), json!({"restartPolicy": "Perhaps"}))]
+    vec![pod_with(container, spec), pod_with(json!({}), json!({"restartPolicy": "Perhaps"})), of_a_daemon_set()]
 }
 
 /// `spec.initContainers[a].livenessProbe.port` -> `spec.containers[].<probe>.port`
@@ -248,6 +248,25 @@ fn pattern(field: &str) -> String {
     let plain = plain.replace("initContainers", "containers");
     let plain = ["postStart", "preStop"].iter().fold(plain, |path, key| path.replace(key, "<hook>"));
     ["startupProbe", "readinessProbe", "livenessProbe"].iter().fold(plain, |path, key| path.replace(key, "<probe>"))
+}
+
+fn of_a_daemon_set() -> api::Pod {
+    let mut pod = pod_with(json!({}), json!({"tolerations": [{"operator": "Exists"}], "hostNetwork": true}));
+    let owner =
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kube-proxy", "uid": "d", "controller": true});
+    pod.metadata.owner_references = Some(vec![serde_json::from_value(owner).expect("an owner")]);
+    pod
+}
+
+#[test]
+fn a_pod_of_a_daemon_set_is_refused_whatever_it_tolerates_and_one_that_is_merely_owned_is_not() {
+    let pod = of_a_daemon_set();
+    let [Unsupported { field, value, expected }] = &refused(&pod)[..] else { panic!("{:?}", refused(&pod)) };
+    assert_eq!((field.as_str(), value.as_str()), ("metadata.ownerReferences[kube-proxy]", "DaemonSet"));
+    assert!(expected.contains("an instance of its own on every virtual node"), "{expected}");
+    let mut owned = pod;
+    owned.metadata.owner_references.iter_mut().flatten().for_each(|owner| owner.controller = None);
+    accepted(&owned);
 }
 
 #[test]

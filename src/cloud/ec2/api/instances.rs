@@ -100,21 +100,30 @@ impl Api {
         Ok(found)
     }
 
-    /// What runs on demand under these types' names or patterns, and is not the cluster's.
-    pub async fn usage_beside(&self, cluster: &str, types: &[String]) -> Result<Vec<Usage>, Refusal> {
+    /// What runs on demand under these types' names or patterns, and is not the cluster's: neither by its tag nor, where
+    /// that does not show yet, by what `launched` knows when all has been told.
+    pub async fn usage_beside(
+        &self,
+        cluster: &str,
+        types: &[String],
+        launched: impl Fn(&InstanceId) -> bool,
+    ) -> Result<Vec<Usage>, Refusal> {
         let states = any_of("instance-state-name", &["pending", "running"].map(str::to_owned));
         let mut filters = vec![states];
         if types.len() <= MOST_VALUES && !types.iter().any(|pattern| pattern == "*") {
             filters.push(any_of("instance-type", types));
         }
-        let mut found = BTreeMap::<(String, String, bool), u32>::new();
-        let mut count = |instance: &Instance| {
-            let theirs = instance.instance_lifecycle().is_none() && !is_of(cluster, instance);
-            if let Some(pool) = theirs.then(|| pool(instance)).flatten() {
-                *found.entry(pool).or_default() += 1;
+        let mut theirs = Vec::new();
+        let mut take = |instance: &Instance| {
+            if instance.instance_lifecycle().is_none() && !is_of(cluster, instance) {
+                theirs.extend(instance.instance_id().map(InstanceId::new).zip(pool(instance)));
             }
         };
-        self.each_page(filters, CALM_PAGE, |page| page.for_each(&mut count)).await?;
+        self.each_page(filters, CALM_PAGE, |page| page.for_each(&mut take)).await?;
+        let mut found = BTreeMap::<(String, String, bool), u32>::new();
+        for (_, pool) in theirs.into_iter().filter(|(id, _)| !launched(id)) {
+            *found.entry(pool).or_default() += 1;
+        }
         let usage =
             |((instance_type, zone, reservable), instances)| Usage { instance_type, zone, reservable, instances };
         Ok(found.into_iter().map(usage).collect())

@@ -6,43 +6,61 @@ use super::super::{
     refusal::{Refusal, Verdict},
     template::name_prefix,
 };
-use super::{Api, filter, of_cluster};
+use super::{Api, filter, more, of_cluster};
 use crate::model::InstanceId;
 use std::collections::BTreeSet;
 
-/// More are found in the next pass.
 const PAGE: i32 = 500;
+/// "DescribeLaunchTemplates" gives at most so many.
+const TEMPLATES_PAGE: i32 = 200;
 
 impl Api {
     /// Volumes and network interfaces of the cluster that are attached to nothing.
     pub async fn detached(&self, cluster: &str) -> Result<BTreeSet<Leak>, Refusal> {
         let filters = vec![of_cluster(cluster), filter("status", "available")];
-        self.limits.take(Kind::Describe, 1).await;
-        let sent = self.client.describe_volumes().set_filters(Some(filters.clone())).max_results(PAGE).send().await;
-        let volumes = self.answer(Kind::Describe, sent)?;
-        let volumes = volumes.volumes().iter().filter_map(|v| Some(Leak::Volume(v.volume_id()?.to_owned())));
-        let mut found: BTreeSet<Leak> = volumes.collect();
-        self.limits.take(Kind::Describe, 1).await;
-        let sent = self.client.describe_network_interfaces().set_filters(Some(filters)).max_results(PAGE).send().await;
-        let interfaces = self.answer(Kind::Describe, sent)?;
-        let interfaces = interfaces.network_interfaces().iter();
-        found.extend(interfaces.filter_map(|i| Some(Leak::NetworkInterface(i.network_interface_id()?.to_owned()))));
-        Ok(found)
+        let mut found = BTreeSet::new();
+        let mut next = None;
+        loop {
+            self.limits.take(Kind::Describe, 1).await;
+            let volumes = self.client.describe_volumes().set_filters(Some(filters.clone()));
+            let sent = volumes.max_results(PAGE).set_next_token(next).send().await;
+            let page = self.answer(Kind::Describe, sent)?;
+            found.extend(page.volumes().iter().filter_map(|v| Some(Leak::Volume(v.volume_id()?.to_owned()))));
+            next = more(page.next_token());
+            if next.is_none() {
+                break;
+            }
+        }
+        loop {
+            self.limits.take(Kind::Describe, 1).await;
+            let interfaces = self.client.describe_network_interfaces().set_filters(Some(filters.clone()));
+            let sent = interfaces.max_results(PAGE).set_next_token(next).send().await;
+            let page = self.answer(Kind::Describe, sent)?;
+            let ids = page.network_interfaces().iter().filter_map(|i| i.network_interface_id());
+            found.extend(ids.map(|id| Leak::NetworkInterface(id.to_owned())));
+            next = more(page.next_token());
+            if next.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// The cluster's launch templates, by name.
     pub async fn templates(&self, cluster: &str) -> Result<Vec<String>, Refusal> {
-        self.limits.take(Kind::Describe, 1).await;
-        let sent = self.client.describe_launch_templates().filters(of_cluster(cluster)).max_results(200).send().await;
-        let found = self.answer(Kind::Describe, sent)?;
-        let named = |name: &&str| name.starts_with(&name_prefix(cluster));
-        Ok(found
-            .launch_templates()
-            .iter()
-            .filter_map(|t| t.launch_template_name())
-            .filter(named)
-            .map(str::to_owned)
-            .collect())
+        let prefix = name_prefix(cluster);
+        let (mut found, mut next) = (Vec::new(), None);
+        loop {
+            self.limits.take(Kind::Describe, 1).await;
+            let templates = self.client.describe_launch_templates().filters(of_cluster(cluster));
+            let sent = templates.max_results(TEMPLATES_PAGE).set_next_token(next).send().await;
+            let page = self.answer(Kind::Describe, sent)?;
+            let names = page.launch_templates().iter().filter_map(|t| t.launch_template_name());
+            found.extend(names.filter(|name| name.starts_with(&prefix)).map(str::to_owned));
+            next = more(page.next_token());
+            if next.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// What is gone already is as good.

@@ -4,12 +4,13 @@
 //! |---|---|---|
 //! | `EC2 Spot Instance Interruption Warning` | `aws.ec2` | `Interruption`, two minutes after the event; at once for hibernation |
 //! | `EC2 Instance Rebalance Recommendation` | `aws.ec2` | `Rebalance` |
-//! | `AWS Health Event`, category `scheduledChange` | `aws.health` | `Maintenance` for each affected instance |
+//! | `AWS Health Event`, category `scheduledChange` | `aws.health` | `Maintenance` for each affected instance; nothing where it says that it is over |
 //! | any other | | nothing |
 //!
 //! Sources: AWS, "Spot Instance interruption notices", "EC2 instance rebalance recommendations", "Reference: AWS Health
 //! events Amazon EventBridge schema".
 
+use crate::cloud::ec2::records::is_instance_id;
 use crate::model::{Announced, InstanceId, Notice};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -67,16 +68,19 @@ impl Envelope {
     }
 
     fn instance(&self) -> Result<InstanceId, EventError> {
-        let id = self.detail["instance-id"].as_str().filter(|id| is_instance(id));
+        let id = self.detail["instance-id"].as_str().filter(|id| is_instance_id(id));
         id.map(InstanceId::new).ok_or_else(|| self.wrong("instance-id", "an instance's id"))
     }
 
     /// It is of instances where it is EC2's; of volumes, say, otherwise.
     fn maintenance(&self) -> Result<Read, EventError> {
         let affected = self.detail["affectedEntities"].as_array().map(Vec::as_slice).unwrap_or_default();
+        // "open", "upcoming", "closed"; of an entity "PENDING", "RESOLVED", …: each change of a state is an event again.
+        let over = |state: &Value, word: &str| state.as_str().is_some_and(|state| state.eq_ignore_ascii_case(word));
+        let stands = affected.iter().filter(|entity| !over(&entity["status"], "resolved"));
         let ids: Vec<&str> =
-            affected.iter().filter_map(|entity| entity["entityValue"].as_str()).filter(|id| is_instance(id)).collect();
-        if self.detail["service"] != "EC2" || ids.is_empty() {
+            stands.filter_map(|entity| entity["entityValue"].as_str()).filter(|id| is_instance_id(id)).collect();
+        if self.detail["service"] != "EC2" || over(&self.detail["statusCode"], "closed") || ids.is_empty() {
             return Ok(Read { kind: "ignored", announced: Vec::new() });
         }
         let code = self.detail["eventTypeCode"].as_str().unwrap_or("scheduled-change");
@@ -88,10 +92,6 @@ impl Envelope {
             ids.into_iter().map(|id| Announced { instance: InstanceId::new(id), notice: notice.clone() }).collect();
         Ok(Read { kind: "maintenance", announced })
     }
-}
-
-fn is_instance(id: &str) -> bool {
-    id.strip_prefix("i-").is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// As HTTP writes it.
@@ -153,18 +153,33 @@ mod tests {
             json!({
                 "eventArn": "arn:aws:health:us-east-1::event/EC2/X", "service": service, "eventTypeCategory": category,
                 "eventTypeCode": "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED", "startTime": "Sat, 05 Jun 2027 15:10:09 GMT",
-                "affectedEntities": [{ "entityValue": ID }, { "entityValue": "vol-0123" }, { "entityValue": "i-0a" }],
+                "affectedEntities": [{ "entityValue": ID }, { "entityValue": "vol-0123" }, { "entityValue": "i-0123456a" }],
             })
         };
         let read = announced(&event("AWS Health Event", change("EC2", "scheduledChange"))).unwrap();
         let code = "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED".to_owned();
         let notice = Notice::Maintenance { code, not_before: at("2027-06-05T15:10:09Z") };
         let ids: Vec<_> = read.announced.iter().map(|a| (a.instance.as_str(), &a.notice)).collect();
-        assert_eq!(ids, [(ID, &notice), ("i-0a", &notice)]);
+        assert_eq!(ids, [(ID, &notice), ("i-0123456a", &notice)]);
         for (service, category) in [("EC2", "issue"), ("EBS", "scheduledChange")] {
             let read = announced(&event("AWS Health Event", change(service, category))).unwrap();
             assert_eq!(read, Read { kind: "ignored", announced: Vec::new() });
         }
+    }
+
+    #[test]
+    fn a_scheduled_change_that_is_over_is_announced_to_nobody() {
+        let change = |status: &str, of_the_instance: &str| {
+            let detail = json!({
+                "service": "EC2", "eventTypeCategory": "scheduledChange", "statusCode": status,
+                "eventTypeCode": "AWS_EC2_INSTANCE_REBOOT_MAINTENANCE_SCHEDULED",
+                "startTime": "Sat, 05 Jun 2027 15:10:09 GMT",
+                "affectedEntities": [{ "entityValue": ID, "status": of_the_instance }],
+            });
+            announced(&event("AWS Health Event", detail)).unwrap().announced.len()
+        };
+        assert_eq!((change("upcoming", "PENDING"), change("open", "IMPAIRED")), (1, 1));
+        assert_eq!((change("closed", "PENDING"), change("open", "RESOLVED")), (0, 0));
     }
 
     #[test]
