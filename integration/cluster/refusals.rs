@@ -1,7 +1,8 @@
 //! What can't run says why, loudly, and heals when its cause goes away.
 
 use crate::support::*;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
+use kube::ResourceExt;
 use serde_json::json;
 
 #[tokio::test]
@@ -137,4 +138,25 @@ async fn a_command_that_does_not_exist_is_a_run_container_error() {
     let (code, reason) = ended(&failed, "main").expect("it ended");
     assert!(code == 127 || code == 128, "{code}");
     assert!(reason == "StartError" || reason == "ContainerCannotRun", "{reason}");
+}
+
+#[tokio::test]
+async fn a_daemon_set_that_tolerates_everything_buys_nothing() {
+    let space = Space::new("daemons").await;
+    let tolerant = with(spec(&[idle()]), json!({ "tolerations": [{ "operator": "Exists" }] }));
+    space
+        .apply(&json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "agent" },
+            "spec": { "selector": selector("agent"), "template": template("agent", tolerant) },
+        }))
+        .await;
+    let made = |set: Option<&DaemonSet>| {
+        set.and_then(|set| set.status.as_ref()).is_some_and(|status| status.current_number_scheduled > 0)
+    };
+    space.until("agent", "has a Pod on the virtual node", made).await;
+    let name = space.pods_of("agent").await.swap_remove(0).name_any();
+    let refused = space.until_pod(&name, "is refused", |pod| reason(pod) == "UnsupportedField").await;
+    assert_eq!((phase(&refused), annotation(&refused, "instance-id").as_str()), ("Pending", ""));
+    let message = refused.status.and_then(|status| status.message).unwrap_or_default();
+    assert!(message.contains("metadata.ownerReferences[agent]: DaemonSet"), "{message}");
 }

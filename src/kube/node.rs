@@ -25,8 +25,31 @@ const STATUS_EVERY: Duration = Duration::from_secs(300);
 /// The taint that keeps everything away that doesn't ask for us.
 pub const TAINT: &str = "virtual-kubelet.io/provider";
 
-/// The Kubernetes release whose kubelet this behaves as. The API server's version-skew checks read it.
-pub const KUBELET_VERSION: &str = concat!("v1.37.0-pilotlight.", env!("CARGO_PKG_VERSION"));
+/// The Kubernetes release whose kubelet this behaves as.
+const BEHAVES_AS: (u32, u32, u32) = (1, 37, 0);
+
+/// What the node says its kubelet is: no newer than the API server, as Kubernetes' version skew policy has it, and as upgrade
+/// checks read it. Fields that an older API server does not have reach no Pod.
+pub async fn kubelet_version(client: &Client) -> String {
+    let told = client.apiserver_version().await;
+    if let Err(error) = &told {
+        tracing::warn!(error = super::why(error), "the API server does not tell its version");
+    }
+    version_beside(told.ok().as_ref().map(|info| info.git_version.as_str()))
+}
+
+fn version_beside(server: Option<&str>) -> String {
+    let server = server.and_then(release);
+    let (major, minor, patch) = server.map_or(BEHAVES_AS, |server| server.min(BEHAVES_AS));
+    format!("v{major}.{minor}.{patch}-pilotlight.{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Of `v1.33.5-eks-113cf36` 1, 33 and 5.
+fn release(git_version: &str) -> Option<(u32, u32, u32)> {
+    let numbers = git_version.strip_prefix('v')?.split(['-', '+']).next()?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next()??))
+}
 
 #[derive(Clone, Debug)]
 pub struct NodeFacts {
@@ -38,6 +61,8 @@ pub struct NodeFacts {
     /// What the node says of itself: amd64, if there is an image for that.
     pub architecture: Architecture,
     pub prices: watch::Receiver<PriceNote>,
+    /// From [`kubelet_version`].
+    pub kubelet_version: String,
 }
 
 /// A scheme of our own: a cloud controller that knows only its own scheme leaves the node alone.
@@ -115,7 +140,7 @@ fn status(facts: &NodeFacts, readiness: &Readiness, since: Timestamp, now: Times
         "nodeInfo": {
             "architecture": facts.architecture.as_str(),
             "operatingSystem": "linux",
-            "kubeletVersion": KUBELET_VERSION,
+            "kubeletVersion": facts.kubelet_version,
             "kubeProxyVersion": "",
             "containerRuntimeVersion": "containerd://2.2",
             "osImage": "Pilotlight virtual node",
@@ -239,5 +264,25 @@ async fn renew_lease(leases: &Api<Lease>, node: &NodeName, owner: &str) -> Resul
             leases.create(&PostParams::default(), &lease).await.map(drop)
         }
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_beside;
+
+    #[test]
+    fn the_kubelet_is_no_newer_than_the_api_server_nor_than_what_it_behaves_as() {
+        let own = env!("CARGO_PKG_VERSION");
+        for (server, said) in [
+            (Some("v1.33.5-eks-113cf36"), "v1.33.5"),
+            (Some("v1.36.0+k3s1"), "v1.36.0"),
+            (Some("v1.37.0"), "v1.37.0"),
+            (Some("v1.38.1"), "v1.37.0"),
+            (Some("something"), "v1.37.0"),
+            (None, "v1.37.0"),
+        ] {
+            assert_eq!(version_beside(server), format!("{said}-pilotlight.{own}"), "{server:?}");
+        }
     }
 }

@@ -229,6 +229,10 @@ async fn lead(config: &ProviderConfig, seen: reload::Seen, begun: Begun) -> anyh
     spawn(&mut tasks, "the reserves", reserve::run(reserves, cancel.clone()));
 
     spawn(&mut tasks, "the readiness", tell_readiness(health.clone(), problem, cancel.clone()));
+    let kubelet_version = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        version = node::kubelet_version(&provider) => version,
+    };
     for node in &config.nodes {
         let facts = NodeFacts {
             node: node.clone(),
@@ -238,6 +242,7 @@ async fn lead(config: &ProviderConfig, seen: reload::Seen, begun: Begun) -> anyh
             cluster: config.cluster.clone(),
             architecture: architecture(config),
             prices: prices.clone(),
+            kubelet_version: kubelet_version.clone(),
         };
         let client = clients[&node.name].clone();
         let readiness = node_readiness(&mut tasks, health.clone(), cancel.clone());
