@@ -5,8 +5,6 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodS
 use std::{collections::BTreeMap, fmt};
 
 pub const ARCH: &str = "kubernetes.io/arch";
-pub const ZONE: &str = "topology.kubernetes.io/zone";
-pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// What a Pod requires of a node; of several each.
 pub enum Requirement<'a> {
