@@ -78,8 +78,13 @@ fn manifests_are_read_from_the_standard_input_and_from_files_alike() {
     assert_eq!(piped.out, read.out);
     assert!(piped.out.contains("Deployment shop/web  3") && piped.out.contains("4 Pods bought, 0 wait, 0 refused"));
     assert!(piped.out.contains("No Pods are made by Service shop/web"), "{}", piped.out);
-    let both = run(&[&with("-")[..], &["-f".to_owned(), file.display().to_string()]].concat());
+    let other = dir.path().join("other.yaml");
+    std::fs::write(&other, WEB.replace("name: web, namespace: shop", "name: other, namespace: shop")).expect("written");
+    let both = run(&[&with("-")[..], &["-f".to_owned(), other.display().to_string()]].concat());
     assert!(both.out.contains("8 Pods bought"), "{}", both.out);
+    let twice = run(&[&with("-")[..], &["-f".to_owned(), file.display().to_string()]].concat());
+    let said = format!("{}: document 1: Deployment shop/web: is given twice", file.display());
+    assert!(twice.code == Some(1) && twice.err.contains(&said), "{}", twice.err);
 }
 
 #[test]

@@ -9,11 +9,11 @@ use crate::decide::purchase::policy::Architecture;
 use crate::model::NodeName;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PodSpec};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(300);
 
 /// The taint that keeps everything away that doesn't ask for us.
 pub const TAINT: &str = "virtual-kubelet.io/provider";
+const TAINT_VALUE: &str = "pilotlight";
+const TAINT_EFFECT: &str = "NoSchedule";
 
 /// The Kubernetes release whose kubelet this behaves as.
 const BEHAVES_AS: (u32, u32, u32) = (1, 37, 0);
@@ -96,24 +98,43 @@ impl Readiness {
     }
 }
 
+/// A node's labels, as it is registered with.
+pub fn labels(name: &NodeName, zone: &str, region: &str, architecture: Architecture) -> BTreeMap<String, String> {
+    let all = [
+        ("type", "virtual-kubelet"),
+        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture.as_str()),
+        ("topology.kubernetes.io/region", region),
+        ("topology.kubernetes.io/zone", zone),
+        ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
+    ];
+    all.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// Whether the scheduler lets the Pod onto a node in spite of the taint.
+pub fn tolerates_taint(spec: &PodSpec) -> bool {
+    spec.tolerations.iter().flatten().any(|toleration| {
+        let key = toleration.key.as_deref().unwrap_or_default();
+        let exists = toleration.operator.as_deref() == Some("Exists");
+        let effect = toleration.effect.as_deref().unwrap_or_default();
+        let value = toleration.value.as_deref().unwrap_or_default();
+        (key == TAINT || key.is_empty() && exists)
+            && (exists || value == TAINT_VALUE)
+            && (effect.is_empty() || effect == TAINT_EFFECT)
+    })
+}
+
 fn object(facts: &NodeFacts) -> Node {
     let name = &facts.node.name;
     serde_json::from_value(json!({
         "metadata": {
             "name": name,
-            "labels": {
-                "type": "virtual-kubelet",
-                "kubernetes.io/hostname": name,
-                "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": facts.architecture.as_str(),
-                "topology.kubernetes.io/region": facts.region,
-                "topology.kubernetes.io/zone": facts.node.zone,
-                "node.kubernetes.io/exclude-from-external-load-balancers": "true",
-            },
+            "labels": labels(name, &facts.node.zone, &facts.region, facts.architecture),
         },
         "spec": {
             "providerID": format!("{PROVIDER_ID_SCHEME}{}/{}", facts.cluster, facts.node.zone),
-            "taints": [{ "key": TAINT, "value": "pilotlight", "effect": "NoSchedule" }],
+            "taints": [{ "key": TAINT, "value": TAINT_VALUE, "effect": TAINT_EFFECT }],
         },
     }))
     .expect("a node of this shape is valid")

@@ -22,4 +22,4 @@ mod world;
 
 pub use directory::{Directory, DirectoryEntry};
 pub use engine::{Engine, EngineConfig, Input, Reload};
-pub use world::{World, WorldConfig, refusal};
+pub use world::{World, WorldConfig, refusal, wants};

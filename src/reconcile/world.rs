@@ -23,6 +23,7 @@ mod status;
 pub use facts::{Effect, EndAnswer, Fact, WorldConfig};
 pub use handover::refusal;
 pub use money::Holding;
+pub use placing::wants;
 
 use crate::decide::desired::Refs;
 use crate::decide::handover::causes::RESERVE;
@@ -306,7 +307,7 @@ impl World {
                     self.effects.push(Effect::Follow(Arc::clone(&seen.intent)));
                 }
                 if seen.intent != entry.seen.intent {
-                    entry.wants = placing::wants(&self.config, &seen.intent);
+                    entry.wants = placing::wants(&self.config.zones, &seen.intent);
                     self.placement_dirty |= entry.wants_instance.is_some();
                 }
                 // What was written is most often what is read back: kept once.
@@ -326,7 +327,7 @@ impl World {
                 self.pods.insert(
                     uid.clone(),
                     Box::new(PodEntry {
-                        wants: placing::wants(&self.config, &seen.intent),
+                        wants: placing::wants(&self.config.zones, &seen.intent),
                         seen,
                         gone: false,
                         instance: None,

@@ -1,12 +1,13 @@
 //! `pilotlight plan`: what would be bought for manifests, why, and at what price. No cluster, no account.
 //!
-//! Manifests -> [`manifests`] -> a Demand for each replica -> [`crate::decide::purchase`], as one batch on
-//! an empty account -> [`Report`] -> [`render`].
+//! Manifests -> [`manifests`] -> a node for each replica ([`nodes`]) -> the Demand that the provider would have of it
+//! -> [`crate::decide::purchase`], as one batch on an empty account -> [`Report`] -> [`render`].
 //!
 //! Exit codes: 0 all can be bought; 1 something would wait or is refused, or no manifest can be read;
 //! 2 a broken policy, catalog, price list or provider.yaml.
 
 mod manifests;
+mod nodes;
 mod render;
 mod report;
 
@@ -161,6 +162,10 @@ mod tests {
     const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/cost-policy.yaml");
 
     fn planned(manifest: &str, output: Output) -> (String, bool) {
+        planned_by(manifest, output, EXAMPLE.as_ref())
+    }
+
+    fn planned_by(manifest: &str, output: Output, policy: &Path) -> (String, bool) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pods.yaml");
         std::fs::write(&file, manifest).unwrap();
@@ -168,8 +173,8 @@ mod tests {
             filename: vec![file],
             files: MarketFiles {
                 config: None,
-                policy: Some(EXAMPLE.into()),
-                catalog: None,
+                policy: Some(policy.to_owned()),
+                catalog: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/catalog-ec2.yaml").into()),
                 prices: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/integration/policy/prices.yaml").into()),
                 assume_spot: None,
             },
@@ -227,14 +232,14 @@ mod tests {
             "us-east-1a",
             "/month",
             "saved",
-            "next if it has no capacity: c6i.large in us-east-1b",
+            "next if it has no capacity: ",
             "on demand 2026-07-20, from AWS price list",
             "; spot 2026-",
             "other types: not among the class's instances",
             "more for PriceCapExceeded (-o json has all)",
             "since the class's mix lacks one on demand",
             "not asked, as that had something: spot",
-            "c6i.xlarge in us-east-1a and 11 more",
+            "Each Pod is bought for in one zone, its node's",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
@@ -261,6 +266,189 @@ mod tests {
         let named = "nodeSelector: {kubernetes.io/hostname: pilotlight-us-east-1c}";
         assert_eq!(zones(named).as_deref(), Some("us-east-1c"));
         assert_eq!(zones("nodeSelector: {topology.kubernetes.io/zone: moon}"), None);
+    }
+
+    fn report(manifest: &str) -> serde_json::Value {
+        serde_json::from_str(&planned(manifest, Output::Json).0).unwrap()
+    }
+
+    /// Of each replica.
+    fn field(report: &serde_json::Value, key: &str) -> Vec<String> {
+        let replicas = report["replicas"].as_array().unwrap();
+        replicas.iter().map(|replica| replica[key].as_str().unwrap_or("-").to_owned()).collect()
+    }
+
+    const BATCH: &str = "kind: Job\nmetadata: {name: sums, namespace: jobs}\nspec:\n  parallelism: 4\n  template:\n    \
+                         metadata: {labels: {tier: batch}}\n    \
+                         spec: {containers: [{name: sums, image: sums, resources: {requests: {cpu: 1500m, memory: 3Gi}}}]}\n";
+
+    #[test]
+    fn each_pod_is_bought_for_in_its_nodes_zone_alone() {
+        // Only the first zone has a spot price of three types (minPools).
+        let report = report(BATCH);
+        assert_eq!(field(&report, "zone"), ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1a"]);
+        assert_eq!(field(&report, "purchase"), ["spot", "on-demand", "on-demand", "spot"]);
+        let not_taken = report["replicas"][1]["notTaken"].as_array().unwrap();
+        assert!(
+            not_taken.iter().all(|not| not["zone"].as_str().is_none_or(|zone| zone == "us-east-1b")),
+            "{not_taken:?}"
+        );
+        assert_eq!(report["replicas"][0]["next"], serde_json::json!(["c6i.large", "c6i.xlarge"]));
+    }
+
+    /// The other side of the plan: Pods that are bound to the zone's nodes, as the provider sees and decides them.
+    #[test]
+    fn what_is_planned_for_a_pod_is_what_the_provider_launches_for_it_on_that_zones_node() {
+        use crate::decide::placement::{self, BatchWindow, Demand, Rules};
+        use crate::model::{NodeName, PodUid, Purchase};
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let shipped = |file: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let files = MarketFiles {
+            config: None,
+            policy: Some(EXAMPLE.into()),
+            catalog: None,
+            prices: Some(shipped("integration/policy/prices.yaml")),
+            assume_spot: None,
+        };
+        let (policy, market) = files.load().unwrap();
+        let zones = market.catalog.zones.iter().map(|zone| (NodeName::of_zone(zone), zone.clone())).collect();
+        let resources = |text: &str| serde_json::json!({"requests": {"cpu": text, "memory": "3Gi"}});
+        let web = WEB.replace("cpu: 1, memory: 1Gi", "cpu: 1500m, memory: 3Gi");
+        for (manifest, namespace, labels, owner) in
+            [(BATCH, "jobs", ("tier", "batch"), "Job"), (web.as_str(), "default", ("app", "web"), "ReplicaSet")]
+        {
+            let report = report(manifest);
+            let planned =
+                field(&report, "zone").into_iter().zip(field(&report, "type")).zip(field(&report, "purchase"));
+            let mut planned: Vec<_> = planned.collect();
+            let demand = |(number, ((zone, _), _)): (usize, &((String, String), String))| {
+                let pod = serde_json::from_value(serde_json::json!({
+                    "metadata": {
+                        "name": "pod", "namespace": namespace, "uid": format!("{number:08}"),
+                        "creationTimestamp": now.to_string(), "labels": {labels.0: labels.1},
+                        "ownerReferences": [
+                            {"apiVersion": "v1", "kind": owner, "name": "a-1234", "uid": "1", "controller": true}
+                        ],
+                    },
+                    "spec": {
+                        "nodeName": format!("pilotlight-{zone}"),
+                        "containers": [{"name": "a", "image": "b", "resources": resources("1500m")}],
+                    },
+                }));
+                let intent = crate::kube::intent::pod_intent(&pod.unwrap()).unwrap();
+                let wants = crate::reconcile::wants(&zones, &intent);
+                Demand { pod: PodUid::new(format!("{number:08}")), zone: zone.clone(), wants, since: now }
+            };
+            let demands: Vec<Demand> = planned.iter().enumerate().map(demand).collect();
+            let rules = Rules {
+                policy: &policy,
+                market: &market,
+                cooling: Default::default(),
+                room: zones.values().map(|zone| (zone.clone(), 100)).collect(),
+                window: BatchWindow::default(),
+            };
+            let orders = placement::plan(&demands, &[], &[], &rules, now).launch;
+            let each = orders.iter().flat_map(|order| {
+                let offer = &order.offers[0];
+                let one =
+                    ((order.zone.clone(), offer.instance_type.clone()), Purchase::as_str(offer.purchase).to_owned());
+                (0..order.count).map(move |_| one.clone())
+            });
+            let mut launched: Vec<_> = each.collect();
+            launched.sort();
+            planned.sort();
+            assert_eq!(planned, launched, "{manifest}");
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_zone_its_class_does_not_have_waits_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy.yaml");
+        std::fs::write(&policy, "defaults: {instances: {allow: [\"c6i.*\"]}, placement: {zones: [us-east-1b]}}\n")
+            .unwrap();
+        let (text, bought) = planned_by(WEB, Output::Json, &policy);
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(!bought);
+        assert_eq!(field(&report, "status"), ["waits", "bought", "waits", "waits", "bought", "waits"]);
+        assert_eq!(field(&report, "zone")[..3], ["us-east-1a", "us-east-1b", "us-east-1c"]);
+        assert_eq!(report["replicas"][0]["reason"], "NoZoneAllowed");
+        let selected = WEB
+            .replace("spec: {containers", "spec: {nodeSelector: {topology.kubernetes.io/zone: us-east-1b}, containers");
+        assert!(planned_by(&selected, Output::Json, &policy).1);
+    }
+
+    #[test]
+    fn a_pod_that_no_virtual_node_is_for_waits_and_is_told_why() {
+        let selector = WEB.replace("spec: {containers", "spec: {nodeSelector: {disktype: ssd}, containers");
+        let (text, bought) = planned(&selector, Output::Table);
+        assert!(!bought && text.contains("waits: NoNodeMatches: no virtual node has disktype=ssd"), "{text}");
+        let apart = "spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
+                     [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: web}}}]}}, containers";
+        let report = report(&WEB.replace("spec: {containers", apart));
+        assert_eq!(field(&report, "status"), ["bought", "bought", "bought", "waits", "waits", "waits"]);
+        assert_eq!(field(&report, "reason")[3], "NoNodeMatches");
+    }
+
+    #[test]
+    fn what_does_not_tolerate_the_nodes_taint_is_named_and_planned_for_all_the_same() {
+        let (text, bought) = planned(WEB, Output::Table);
+        let said = "until they tolerate the taint virtual-kubelet.io/provider: Deployment default/web";
+        assert!(bought && text.contains(said), "{text}");
+        for (toleration, tolerated) in [
+            ("{operator: Exists}", true),
+            ("{key: virtual-kubelet.io/provider, operator: Exists}", true),
+            ("{key: virtual-kubelet.io/provider, value: pilotlight, effect: NoSchedule}", true),
+            ("{key: virtual-kubelet.io/provider, value: other}", false),
+            ("{key: virtual-kubelet.io/provider, operator: Exists, effect: NoExecute}", false),
+        ] {
+            let manifest =
+                WEB.replace("spec: {containers", &format!("spec: {{tolerations: [{toleration}], containers"));
+            assert_eq!(report(&manifest)["untolerated"].as_array().unwrap().is_empty(), tolerated, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn a_pod_of_a_cluster_is_of_its_controllers_class_and_mix() {
+        let pod = |number: u32, kind: &str| {
+            format!(
+                "- kind: Pod\n  metadata: {{name: web-{number}, namespace: shop, labels: {{app: web}}, \
+                 ownerReferences: [{{apiVersion: apps/v1, kind: {kind}, name: web-77, uid: a, controller: true}}]}}\n  \
+                 spec: {{nodeName: pilotlight-us-east-1a, containers: [{{name: a, image: b}}]}}\n"
+            )
+        };
+        let pods = |kind: &str| "kind: List\nitems:\n".to_owned() + &(0..4).map(|n| pod(n, kind)).collect::<String>();
+        let of_a_set = report(&pods("ReplicaSet"));
+        assert_eq!(field(&of_a_set, "class"), ["web"; 4]);
+        assert_eq!(field(&of_a_set, "zone"), ["us-east-1a"; 4]);
+        assert_eq!(field(&of_a_set, "purchase"), ["on-demand", "on-demand", "on-demand", "spot"]);
+        let of_a_daemon_set = report(&pods("DaemonSet"));
+        assert_eq!(field(&of_a_daemon_set, "reason"), ["DaemonSetNotSupported"; 4]);
+    }
+
+    #[test]
+    fn a_daemon_set_is_refused_and_the_rest_planned() {
+        let daemons = WEB.replace("kind: Deployment", "kind: DaemonSet").replace("  replicas: 6\n", "");
+        let (text, bought) = planned(&format!("{daemons}---\n{WEB}"), Output::Table);
+        assert!(!bought && text.contains("6 Pods bought, 0 wait, 1 refused"), "{text}");
+        let said =
+            "refused: DaemonSetNotSupported: a DaemonSet's Pod would cost an instance of its own on every virtual node";
+        assert!(text.contains(said), "{text}");
+    }
+
+    #[test]
+    fn where_all_types_are_burstable_nothing_is_saved_by_buying_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy.yaml");
+        let burstable = "defaults: {instances: {allow: [t3.micro], burstable: true}, purchase: [{option: burstable}], \
+                         credits: {mode: unlimited}}\n";
+        std::fs::write(&policy, burstable).unwrap();
+        let (text, _) = planned_by(&WEB.replace("memory: 1Gi", "memory: 512Mi"), Output::Json, &policy);
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let replica = &report["replicas"][0];
+        assert_ne!(replica["surplusHourly"], "0", "{replica}");
+        assert_eq!(replica["onDemandHourly"], replica["hourly"], "{replica}");
+        assert_eq!(report["totals"]["savedPercent"], 0);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The world's questions to `decide::placement`, and what it does with the answers.
 
-use super::{ADOPTION, InstanceEntry, PodEntry, World, WorldConfig, facts::Effect};
+use super::{ADOPTION, InstanceEntry, PodEntry, World, facts::Effect};
 use crate::decide::desired::pod_size;
 use crate::decide::placement::{self, Demand, Held, Rules, STANDBY, Supply, Waiting};
 use crate::decide::purchase::{self, policy::Architecture};
 use crate::decide::status::Reason;
-use crate::model::{InstanceId, InstanceRecord, Offer, PodIntent, PodUid, tag};
+use crate::model::{InstanceId, InstanceRecord, NodeName, Offer, PodIntent, PodUid, tag};
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -196,8 +196,8 @@ impl World {
     }
 }
 
-/// What a Pod asks of the cost policy. Its zone is its node's: the scheduler chose it.
-pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::Demand> {
+/// What a Pod asks of the cost policy. Its zone is its node's: the scheduler chose it. `zones`: by node.
+pub fn wants(zones: &BTreeMap<NodeName, String>, intent: &PodIntent) -> Arc<purchase::Demand> {
     let size = intent.spec.as_ref().map(|spec| pod_size(spec)).unwrap_or_default();
     let allowed = intent.spec.as_ref().ok().and_then(|spec| spec.architectures.as_deref());
     Arc::new(purchase::Demand {
@@ -208,7 +208,7 @@ pub(super) fn wants(config: &WorldConfig, intent: &PodIntent) -> Arc<purchase::D
         owner: intent.owner.clone(),
         cpu_millis: size.cpu_millis,
         memory_bytes: size.memory_bytes,
-        zones: Some(config.zones.get(&intent.node).cloned().into_iter().collect()),
+        zones: Some(zones.get(&intent.node).cloned().into_iter().collect()),
         class: None,
         architecture: Architecture::sole(allowed),
     })

@@ -1,6 +1,7 @@
 //! The plan as a table for people.
 
 use super::report::{NotTaken, Replica, Report, Status, monthly, saved_percent};
+use crate::kube::node;
 use crate::model::HourlyPrice;
 use crate::runtime::say::columns;
 use std::fmt::Write;
@@ -26,6 +27,18 @@ pub fn table(report: &Report) -> String {
         ),
     );
     line(&mut text, &format!("Prices of {}: {}", report.region, report.prices));
+    line(
+        &mut text,
+        &format!(
+            "Each Pod is bought for in one zone, its node's, as the scheduler binds it first: here spread evenly over what it \
+             allows of {}",
+            report.zones.join(", ")
+        ),
+    );
+    if !report.untolerated.is_empty() {
+        let kept_off = "Kept off the virtual nodes until they tolerate the taint";
+        line(&mut text, &format!("{kept_off} {}: {}", node::TAINT, some(&report.untolerated)));
+    }
     if !report.skipped.is_empty() {
         line(&mut text, &format!("No Pods are made by {}", report.skipped.join(", ")));
     }
@@ -36,6 +49,7 @@ fn row(replica: &Replica) -> [String; 9] {
     let none = || "-".to_owned();
     let class = replica.class.clone().unwrap_or_else(none);
     let (workload, pod) = (replica.workload.clone(), replica.replica.to_string());
+    let zone = replica.zone.clone().unwrap_or_else(none);
     match (&replica.bought, replica.status) {
         (Some(bought), _) => [
             workload,
@@ -43,14 +57,14 @@ fn row(replica: &Replica) -> [String; 9] {
             class,
             bought.purchase.to_owned(),
             bought.instance_type.clone(),
-            bought.zone.clone(),
+            zone,
             bought.hourly.to_string(),
             cents(monthly(bought.hourly)),
             format!("{} %", saved_percent(bought.hourly, bought.on_demand_hourly)),
         ],
         (None, status) => {
             let status = if status == Status::Refused { "refused" } else { "waits" };
-            [workload, pod, class, status.to_owned(), none(), none(), none(), none(), none()]
+            [workload, pod, class, status.to_owned(), none(), zone, none(), none(), none()]
         }
     }
 }
@@ -97,7 +111,7 @@ fn explanation(replica: &Replica) -> Vec<String> {
             lines.push(format!("not asked, as that had something: {}", bought.not_asked.join(", ")));
         }
         if !bought.next.is_empty() {
-            lines.push(format!("dearer or less balanced, next if it has no capacity: {}", some(&bought.next)));
+            lines.push(format!("next if it has no capacity: {}", some(&bought.next)));
         }
     } else {
         let word = if replica.status == Status::Refused { "refused" } else { "waits" };
@@ -164,12 +178,9 @@ fn some(names: &[String]) -> String {
     }
 }
 
+/// The zone is the Pod's own, which its row says.
 fn subject(not_taken: &NotTaken) -> String {
-    match (&not_taken.instance_type, &not_taken.zone) {
-        (Some(name), Some(zone)) => format!("{name} in {zone}"),
-        (Some(one), None) | (None, Some(one)) => one.clone(),
-        (None, None) => String::new(),
-    }
+    not_taken.instance_type.as_ref().or(not_taken.zone.as_ref()).cloned().unwrap_or_default()
 }
 
 /// `0-3, 5`

@@ -1,17 +1,19 @@
 //! What `pilotlight plan` says, whatever the format.
 
 use super::manifests::{Manifests, Workload};
-use crate::decide::desired::pod_size;
-use crate::decide::purchase::policy::Architecture;
+use super::nodes::{self, Nodes, Template};
 use crate::decide::purchase::{
-    Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy, Unfit, Why,
+    Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy, PoolId, Unfit, Why,
 };
-use crate::kube::intent::pod_spec;
-use crate::kube::selection::{ARCH, HOSTNAME, ZONE, allowed_values};
-use crate::model::{HourlyPrice, NodeName, Purchase};
-use k8s_openapi::api::core::v1::PodSpec;
+use crate::kube::intent::pod_intent;
+use crate::kube::node;
+use crate::model::{HourlyPrice, NodeName, PodIntent, Purchase};
+use crate::reconcile::wants;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use serde::Serialize;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 /// Hours, as AWS reckons a month.
 const MONTH: u64 = 730;
@@ -22,10 +24,14 @@ pub struct Report {
     pub region: String,
     /// Where the prices are from.
     pub prices: Origins,
+    /// Those that have a virtual node.
+    pub zones: Vec<String>,
     pub replicas: Vec<Replica>,
     pub totals: Totals,
     /// Objects that make no Pods.
     pub skipped: Vec<String>,
+    /// Those whose Pods the virtual nodes' taint keeps away. They are planned for as if they tolerated it.
+    pub untolerated: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -35,6 +41,9 @@ pub struct Replica {
     pub workload: String,
     pub replica: u32,
     pub status: Status,
+    /// Its node's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     #[serde(flatten)]
@@ -56,7 +65,7 @@ pub enum Status {
     Bought,
     /// Nothing may be bought for it now.
     Waits,
-    /// It has fields that are not supported.
+    /// It is of a kind or has fields that are not supported.
     Refused,
 }
 
@@ -66,7 +75,6 @@ pub struct Bought {
     pub purchase: &'static str,
     #[serde(rename = "type")]
     pub instance_type: String,
-    pub zone: String,
     pub hourly: HourlyPrice,
     pub monthly: HourlyPrice,
     /// Of `hourly`, what CPU credits cost at most.
@@ -81,7 +89,7 @@ pub struct Bought {
     /// What the saving is measured against ([`Planner::plain_on_demand`]).
     pub on_demand_type: String,
     pub on_demand_hourly: HourlyPrice,
-    /// What follows if there is no capacity: `c6i.large in us-east-1b`.
+    /// The types that follow if there is no capacity.
     pub next: Vec<String>,
 }
 
@@ -114,33 +122,57 @@ pub struct Totals {
 
 impl Report {
     pub fn new(planner: &Planner, market: &Market, policy: &Policy, from: Manifests, ledger: &mut Ledger) -> Self {
-        let mut demands = Vec::new();
+        let mut nodes = Nodes::of(&market.catalog);
+        let zones = nodes.by_name();
+        let mut batch = Vec::new();
+        let mut places = Vec::new();
         let mut replicas = Vec::new();
+        let mut untolerated = Vec::new();
         for workload in &from.workloads {
-            let subject = format!("{} {}/{}", workload.kind, workload.namespace, workload.name);
-            match demand(workload, &market.catalog.zones) {
-                Ok(demand) => {
-                    for replica in 0..workload.replicas {
+            let subject = workload.to_string();
+            let spec = workload.template.spec.clone().unwrap_or_default();
+            let intent = intent(workload, &spec);
+            if let Some((reason, messages)) = refusal(&intent) {
+                let refused = Replica::empty(&subject, 0, Status::Refused);
+                replicas.push(Replica { reason: Some(reason.to_owned()), messages, ..refused });
+                continue;
+            }
+            if !nodes::is_bound(&spec) && !node::tolerates_taint(&spec) {
+                untolerated.push(subject.clone());
+            }
+            let controller = match &intent.owner {
+                Some((kind, name)) => format!("{kind} {}/{name}", workload.namespace),
+                None => subject.clone(),
+            };
+            let template = Template { namespace: &workload.namespace, labels: &intent.labels, spec: &spec, controller };
+            let demands = demands(&intent, &zones);
+            for (number, zone) in (0..).zip(nodes.bind(&template, workload.replicas)) {
+                let replica = Replica::empty(&subject, number, Status::Waits);
+                replicas.push(match zone {
+                    Ok(zone) => {
                         // The batch is decided in the order of the UIDs: that of the manifests.
                         let uid = format!("{:08}", replicas.len());
-                        demands.push((replicas.len(), Demand { uid, ..demand.clone() }));
-                        replicas.push(Replica::empty(&subject, replica, Status::Waits));
+                        places.push(replicas.len());
+                        batch.push(Demand { uid, ..demands[&zone].clone() });
+                        Replica { zone: Some(zone), ..replica }
                     }
-                }
-                Err(messages) => {
-                    let refused = Replica::empty(&subject, 0, Status::Refused);
-                    replicas.push(Replica { reason: Some("UnsupportedField".to_owned()), messages, ..refused });
-                }
+                    Err(why) => Replica { reason: Some("NoNodeMatches".to_owned()), messages: vec![why], ..replica },
+                });
             }
         }
-        let (places, batch): (Vec<usize>, Vec<Demand>) = demands.into_iter().unzip();
         let decisions = planner.decide_all(&batch, ledger);
         for ((place, demand), decision) in places.into_iter().zip(&batch).zip(decisions) {
             replicas[place].fill(planner, policy, demand, decision);
         }
-        let totals = Totals::of(&replicas);
-        let prices = market.origins.clone();
-        Self { region: market.catalog.region.clone(), prices, replicas, totals, skipped: from.skipped }
+        Self {
+            region: market.catalog.region.clone(),
+            prices: market.origins.clone(),
+            zones: nodes.zones(),
+            totals: Totals::of(&replicas),
+            replicas,
+            skipped: from.skipped,
+            untolerated,
+        }
     }
 }
 
@@ -150,6 +182,7 @@ impl Replica {
             workload: workload.to_owned(),
             replica,
             status,
+            zone: None,
             class: None,
             bought: None,
             reason: None,
@@ -160,8 +193,10 @@ impl Replica {
     }
 
     fn fill(&mut self, planner: &Planner, policy: &Policy, demand: &Demand, decision: Decision) {
+        // Of other zones there is nothing to say: it was bound to this one before.
+        let here = |dropped: &Dropped| dropped.zone.is_none_or(|zone| Some(planner.zone(zone)) == self.zone.as_deref());
         let (not_allowed, mut dropped): (Vec<Dropped>, Vec<Dropped>) =
-            decision.dropped().partition(|dropped| dropped.why == Why::Unfit(Unfit::NotAllowed));
+            decision.dropped().filter(here).partition(|dropped| dropped.why == Why::Unfit(Unfit::NotAllowed));
         // Of those for one reason the cheapest first.
         dropped.sort_by_key(|dropped| (dropped.option, dropped.why));
         self.types_not_allowed = not_allowed.len();
@@ -178,9 +213,7 @@ impl Replica {
         };
         self.status = Status::Bought;
         let plain = plain.unwrap_or_else(|| planner.type_of(choice.pool.instance_type));
-        let name = |(pool, _): &(crate::decide::purchase::PoolId, HourlyPrice)| {
-            format!("{} in {}", planner.type_of(pool.instance_type).name, planner.zone(pool.zone))
-        };
+        let name = |(pool, _): &(PoolId, HourlyPrice)| planner.type_of(pool.instance_type).name.clone();
         let class = policy.classes.iter().find(|class| class.name == decision.class);
         let asked = |option: Purchase| {
             option == choice.option || self.not_taken.iter().any(|not| not.purchase == Some(option.as_str()))
@@ -190,7 +223,6 @@ impl Replica {
         self.bought = Some(Bought {
             purchase: choice.option.as_str(),
             instance_type: choice.instance_type.to_owned(),
-            zone: choice.zone.to_owned(),
             hourly: choice.price,
             monthly: monthly(choice.price),
             surplus_hourly: choice.surplus,
@@ -198,7 +230,8 @@ impl Replica {
             for_mix: choice.for_mix,
             not_asked,
             on_demand_type: plain.name.clone(),
-            on_demand_hourly: plain.on_demand,
+            // Of a burstable type with what its credits cost, as in `hourly`.
+            on_demand_hourly: HourlyPrice(plain.on_demand.0.saturating_add(plain.surplus(decision.cpu_millis).0)),
             next: choice.alternatives.iter().map(name).collect(),
         });
     }
@@ -236,46 +269,39 @@ pub fn monthly(hourly: HourlyPrice) -> HourlyPrice {
     HourlyPrice(hourly.0.saturating_mul(MONTH))
 }
 
-/// What the workload's Pods ask for, or the fields that are not supported.
-fn demand(workload: &Workload, zones: &[String]) -> Result<Demand, Vec<String>> {
-    let metadata = workload.template.metadata.clone().unwrap_or_default();
-    let spec = workload.template.spec.clone().unwrap_or_default();
-    let intent = pod_spec(&spec).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let size = pod_size(&intent);
-    if intent.architectures.as_ref().is_some_and(Vec::is_empty) {
-        let problem = "nodeSelector and node affinity allow none that is supported: expected amd64 or arm64";
-        return Err(vec![format!("{ARCH}: {problem}")]);
+/// The workload's Pods as the provider would see them, but for their node.
+fn intent(workload: &Workload, spec: &PodSpec) -> PodIntent {
+    let mut metadata = workload.template.metadata.clone().unwrap_or_default();
+    metadata.namespace = Some(workload.namespace.clone());
+    metadata.name = Some(workload.name.clone());
+    metadata.uid.get_or_insert_default();
+    metadata.creation_timestamp.get_or_insert(Time(Timestamp::UNIX_EPOCH));
+    if let Some((kind, name)) = workload.owner.clone() {
+        let owner = OwnerReference { kind, name, controller: Some(true), ..OwnerReference::default() };
+        metadata.owner_references = Some(vec![owner]);
     }
-    let zones = allowed_zones(&spec, zones);
-    Ok(Demand {
-        uid: String::new(),
-        namespace: workload.namespace.clone(),
-        labels: Arc::new(metadata.labels.unwrap_or_default()),
-        annotations: Arc::new(metadata.annotations.unwrap_or_default()),
-        owner: workload.owner_kind.map(|kind| (kind.to_owned(), workload.name.clone())),
-        cpu_millis: size.cpu_millis,
-        memory_bytes: size.memory_bytes,
-        zones,
-        class: None,
-        architecture: Architecture::sole(intent.architectures.as_deref()),
-    })
+    let spec = PodSpec { node_name: Some("unknown".to_owned()), ..spec.clone() };
+    let pod = Pod { metadata, spec: Some(spec), status: None };
+    pod_intent(&pod).expect("a Pod that has a name, a namespace, a UID and a node")
 }
 
-/// By the zone's label and by its node's name.
-fn allowed_zones(spec: &PodSpec, zones: &[String]) -> Option<Vec<String>> {
-    let names: Vec<String> = zones.iter().map(|zone| NodeName::of_zone(zone).to_string()).collect();
-    let known: Vec<&str> = zones.iter().map(String::as_str).collect();
-    let named: Vec<&str> = names.iter().map(String::as_str).collect();
-    let by_zone = allowed_values(spec, ZONE, &known);
-    let by_name = allowed_values(spec, HOSTNAME, &named);
-    if by_zone.is_none() && by_name.is_none() {
-        return None;
+/// Why the provider would fail the Pods, if it would.
+fn refusal(intent: &PodIntent) -> Option<(&'static str, Vec<String>)> {
+    if intent.owner.as_ref().is_some_and(|(kind, _)| kind == "DaemonSet") {
+        let why = "a DaemonSet's Pod would cost an instance of its own on every virtual node";
+        return Some(("DaemonSetNotSupported", vec![why.to_owned()]));
     }
-    let allowed = |(zone, name): &(&String, &String)| {
-        by_zone.as_ref().is_none_or(|allowed| allowed.contains(zone))
-            && by_name.as_ref().is_none_or(|allowed| allowed.contains(name))
+    let all = intent.spec.as_ref().err()?;
+    Some(("UnsupportedField", all.iter().map(ToString::to_string).collect()))
+}
+
+/// What they ask for in each zone.
+fn demands(intent: &PodIntent, zones: &BTreeMap<NodeName, String>) -> BTreeMap<String, Demand> {
+    let there = |(node, zone): (&NodeName, &String)| {
+        let intent = PodIntent { node: node.clone(), ..intent.clone() };
+        (zone.clone(), (*wants(zones, &intent)).clone())
     };
-    Some(zones.iter().zip(&names).filter(allowed).map(|(zone, _)| zone.clone()).collect())
+    zones.iter().map(there).collect()
 }
 
 fn not_taken(planner: &Planner, policy: &Policy, dropped: Dropped) -> NotTaken {
