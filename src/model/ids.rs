@@ -69,8 +69,11 @@ impl fmt::Display for ObjectName {
 pub struct Generation(pub u64);
 
 impl NodeName {
+    /// Of every virtual node's name.
+    pub const PREFIX: &str = "pilotlight-";
+
     /// The node that stands for a zone.
     pub fn of_zone(zone: &str) -> Self {
-        Self::new(format!("pilotlight-{zone}"))
+        Self::new(format!("{}{zone}", Self::PREFIX))
     }
 }

@@ -422,8 +422,13 @@ mod tests {
         assert_eq!(field(&of_a_set, "class"), ["web"; 4]);
         assert_eq!(field(&of_a_set, "zone"), ["us-east-1a"; 4]);
         assert_eq!(field(&of_a_set, "purchase"), ["on-demand", "on-demand", "on-demand", "spot"]);
+        // A machine of the cluster's says nothing; one whose author named a machine is not for us.
+        let elsewhere = pods("ReplicaSet").replace("nodeName: pilotlight-us-east-1a", "nodeName: ip-10-0-0-1");
+        assert_eq!(field(&report(&elsewhere), "status"), ["waits"; 4]);
+        let of_a_cluster = elsewhere.replace("namespace: shop,", "namespace: shop, uid: a-1,");
+        assert_eq!(field(&report(&of_a_cluster), "status"), ["bought"; 4]);
         let of_a_daemon_set = report(&pods("DaemonSet"));
-        assert_eq!(field(&of_a_daemon_set, "reason"), ["DaemonSetNotSupported"; 4]);
+        assert_eq!(field(&of_a_daemon_set, "reason"), ["UnsupportedField"; 4]);
     }
 
     #[test]
@@ -431,8 +436,7 @@ mod tests {
         let daemons = WEB.replace("kind: Deployment", "kind: DaemonSet").replace("  replicas: 6\n", "");
         let (text, bought) = planned(&format!("{daemons}---\n{WEB}"), Output::Table);
         assert!(!bought && text.contains("6 Pods bought, 0 wait, 1 refused"), "{text}");
-        let said =
-            "refused: DaemonSetNotSupported: a DaemonSet's Pod would cost an instance of its own on every virtual node";
+        let said = "refused: UnsupportedField: metadata.ownerReferences[web]: DaemonSet is not supported";
         assert!(text.contains(said), "{text}");
     }
 

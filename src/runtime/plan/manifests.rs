@@ -4,6 +4,7 @@
 //! kinds that make none are named as skipped. A field that no object of the kind has is an error: it would be a
 //! misspelt one.
 
+use crate::model::NodeName;
 use anyhow::{Context, bail};
 use k8s_openapi::Resource;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -82,6 +83,9 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
         return Ok(());
     }
     quantities(&mut object);
+    if kind == "Pod" {
+        unbind(&mut object);
+    }
     let knative = text(&object, "/apiVersion").is_some_and(|version| version.starts_with("serving.knative.dev/"));
     let namespace = text(&object, "/metadata/namespace").unwrap_or_else(|| namespace.to_owned());
     let own_name = text(&object, "/metadata/name");
@@ -138,6 +142,17 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
     }
     into.workloads.push(workload);
     Ok(())
+}
+
+/// Where a cluster's scheduler has put a Pod says nothing of where it may run; who writes a Pod may name a node.
+fn unbind(pod: &mut Value) {
+    let of_a_cluster = pod.pointer("/metadata/uid").is_some();
+    let virtual_node = |node: &Value| node.as_str().is_some_and(|name| name.starts_with(NodeName::PREFIX));
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut).filter(|_| of_a_cluster)
+        && spec.get("nodeName").is_some_and(|node| !virtual_node(node))
+    {
+        spec.remove("nodeName");
+    }
 }
 
 /// The items of a DeploymentList need not say what they are.

@@ -287,10 +287,6 @@ fn intent(workload: &Workload, spec: &PodSpec) -> PodIntent {
 
 /// Why the provider would fail the Pods, if it would.
 fn refusal(intent: &PodIntent) -> Option<(&'static str, Vec<String>)> {
-    if intent.owner.as_ref().is_some_and(|(kind, _)| kind == "DaemonSet") {
-        let why = "a DaemonSet's Pod would cost an instance of its own on every virtual node";
-        return Some(("DaemonSetNotSupported", vec![why.to_owned()]));
-    }
     let all = intent.spec.as_ref().err()?;
     Some(("UnsupportedField", all.iter().map(ToString::to_string).collect()))
 }
