@@ -2,7 +2,7 @@
 
 use crate::{
     alone,
-    rendering::{Objects, eks_values, helm, kubectl, least, rendered, stored, yaml},
+    rendering::{Objects, eks_values, helm, kubectl, least, rendered, stored},
     support::{Cluster, repo},
 };
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ async fn the_chart_is_taken_in_another_namespace_with_the_least_that_must_be_sai
 async fn one_replica_alone_is_not_warned_of_having_no_other() {
     let _turn = alone().await;
     for (replicas, warned) in [(1, false), (2, true)] {
-        let text = rendered(&with(eks_values(), "replicas", json!(replicas)), "x");
+        let text = rendered(&with(eks_values(), "replicas", json!(replicas)), "pilotlight-system");
         assert_eq!(text.contains("alert: PilotlightReplicaDown"), warned, "{replicas} replicas");
         assert!(
             text.contains("alert: PilotlightWithoutLeader") && text.contains("alert: PilotlightPodsWithoutInstance")
@@ -145,19 +145,4 @@ async fn the_chart_refuses_what_it_does_not_know() {
 fn with(mut values: Value, key: &str, value: Value) -> Value {
     values[key] = value;
     values
-}
-
-#[test]
-fn the_names_of_the_nodes_that_rights_are_given_for_are_those_of_the_overlays_zones() {
-    let provider = yaml("manifests/overlays/eks/provider.yaml");
-    let zones = provider["nodes"].as_array().expect("nodes").iter();
-    let names: BTreeSet<String> = zones.map(|node| format!("pilotlight-{}", node["zone"].as_str().unwrap())).collect();
-    let text =
-        fs::read_to_string(repo().join("manifests/components/service-account-identity/rbac.yaml")).expect("read");
-    let lists: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("resourceNames: ")).collect();
-    assert_eq!(lists.len(), 2);
-    for list in lists {
-        let found: BTreeSet<String> = list.trim_matches(['[', ']']).split(", ").map(str::to_owned).collect();
-        assert_eq!(found, names);
-    }
 }

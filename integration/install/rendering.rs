@@ -125,6 +125,14 @@ fn comparable(object: &mut Value) {
             take(&mut object["metadata"], &[key]);
         }
     }
+    if kind == "Deployment" {
+        // With kustomize `kubectl rollout restart` does what this is for.
+        let annotations = &mut object["spec"]["template"]["metadata"]["annotations"];
+        take(annotations, &["checksum/needs-restart"]);
+        if annotations.as_object().is_none_or(serde_json::Map::is_empty) {
+            take(&mut object["spec"]["template"]["metadata"], &["annotations"]);
+        }
+    }
     if kind == "Service" {
         if object["spec"]["clusterIP"] != "None" {
             take(&mut object["spec"], &["clusterIP", "clusterIPs", "healthCheckNodePort"]);

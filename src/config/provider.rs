@@ -400,7 +400,8 @@ mod tests {
             ("address: 10.70.0.1", "# address: none", "address", "POD_IP"),
             ("serving: kubernetes.io/kubelet-serving", "serving: me", "nodeIdentity.serving", "a signer's name"),
             ("client: certificate", "client: nobody", "nodeIdentity.client", "serviceAccount"),
-            ("# labelPod: true", "labelPod: true", "leaderElection.labelPod", "POD_NAME"),
+            ("# labelPod: true", "labelPod: true", "leaderElection.labelPod", "leaderElection.enabled: true"),
+            ("enabled: false", "enabled: true\n  labelPod: true", "leaderElection.labelPod", "POD_NAME"),
             ("# advertise: agents.example.com:10255", "advertise: agents.example.com", "agents.advertise", "host:port"),
             ("catalog: catalog.yaml", "catalog: nothing.yaml", "nothing.yaml", "cannot be read"),
         ] {

@@ -77,6 +77,11 @@ pub(super) fn leader_election(
             format!("{}: expected more than {JITTER} times retryPeriod ({})", raw.renew_deadline, raw.retry_period);
         return Err(check.error("leaderElection.renewDeadline", problem));
     }
+    // Whoever writes it counts on the label: a Service without it has nobody behind it.
+    if raw.label_pod && !raw.enabled {
+        let problem = "true: expected leaderElection.enabled: true with it (a leader alone is labelled)";
+        return Err(check.error("leaderElection.labelPod", problem));
+    }
     let labelled = match (raw.label_pod, &surroundings.pod) {
         (false, _) => None,
         (true, Some(pod)) => Some(pod.clone()),

@@ -2,16 +2,21 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
 // push uploads archives to a registry. The host in an image's name is dropped:
@@ -23,25 +28,55 @@ func push(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	to := registry{url: strings.TrimSuffix(*base, "/")}
-	to.user, to.password, _ = strings.Cut(*user, ":")
+	to, err := registryAt(*base, *user)
+	if err != nil {
+		return err
+	}
 	for _, archive := range flags.Args() {
-		if err := to.push(archive); err != nil {
+		if err := to.push(context.Background(), archive); err != nil {
 			return fmt.Errorf("%s: %w", archive, err)
 		}
 	}
 	return nil
 }
 
-type registry struct{ url, user, password string }
+type registry struct {
+	host   string
+	plain  bool
+	client *auth.Client
+}
 
-func (r registry) push(archive string) error {
-	files, err := readArchive(archive)
+// registryAt is one that is asked as the distribution specification has it:
+// with the password itself, or with the token of its token service, whichever
+// it demands. The environment's proxy ($HTTPS_PROXY, $NO_PROXY) is between,
+// but for one on this machine's loopback.
+func registryAt(base, user string) (registry, error) {
+	at, err := url.Parse(base)
+	if err != nil || (at.Scheme != "http" && at.Scheme != "https") || at.Host == "" || strings.Trim(at.Path, "/") != "" {
+		return registry{}, fmt.Errorf("--registry %q: expected http:// or https:// and a host, such as https://registry.example.com", base)
+	}
+	// net/http's own transport asks the environment.
+	client := &auth.Client{
+		Client: &http.Client{Transport: retry.NewTransport(http.DefaultTransport)},
+		Cache:  auth.NewCache(),
+	}
+	if user != "" {
+		name, password, ok := strings.Cut(user, ":")
+		if !ok {
+			return registry{}, errors.New("--user: expected USER:PASSWORD")
+		}
+		client.Credential = auth.StaticCredential(at.Host, auth.Credential{Username: name, Password: password})
+	}
+	return registry{host: at.Host, plain: at.Scheme == "http", client: client}, nil
+}
+
+func (r registry) push(ctx context.Context, archive string) error {
+	contents, err := indexOf(archive)
 	if err != nil {
 		return err
 	}
-	var contents index
-	if err := json.Unmarshal(files["index.json"], &contents); err != nil {
+	images, err := oci.NewFromTar(ctx, archive)
+	if err != nil {
 		return err
 	}
 	for _, d := range contents.Manifests {
@@ -50,94 +85,32 @@ func (r registry) push(archive string) error {
 		if !ok {
 			return errors.New("not an archive of imagetool's")
 		}
-		data := blobOf(files, d)
-		var m manifest
-		if err := json.Unmarshal(data, &m); err != nil {
+		target, err := remote.NewRepository(r.host + "/" + repository)
+		if err != nil {
 			return err
 		}
-		for _, blob := range append(m.Layers, m.Config) {
-			if err := r.upload(repository, blob, blobOf(files, blob)); err != nil {
-				return err
-			}
-		}
-		target := fmt.Sprintf("%s/v2/%s/manifests/%s", r.url, repository, tag)
-		if _, err := r.do("PUT", target, d.MediaType, data, http.StatusCreated); err != nil {
+		target.PlainHTTP, target.Client = r.plain, r.client
+		if _, err := oras.Copy(ctx, images, tag, target, tag, oras.DefaultCopyOptions); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r registry) upload(repository string, d descriptor, data []byte) error {
-	blobs := fmt.Sprintf("%s/v2/%s/blobs/", r.url, repository)
-	if _, err := r.do("HEAD", blobs+d.Digest, "", nil, http.StatusOK); err == nil {
-		return nil // it has it
-	}
-	answer, err := r.do("POST", blobs+"uploads/", "", nil, http.StatusAccepted)
+// indexOf is what the archive says that it holds.
+func indexOf(archive string) (contents index, err error) {
+	in, err := os.Open(archive)
 	if err != nil {
-		return err
-	}
-	location, err := answer.Location()
-	if err != nil {
-		return err
-	}
-	query := location.Query()
-	query.Set("digest", d.Digest)
-	location.RawQuery = query.Encode()
-	_, err = r.do("PUT", location.String(), "application/octet-stream", data, http.StatusCreated)
-	return err
-}
-
-func (r registry) do(method, target, mediaType string, body []byte, want int) (*http.Response, error) {
-	request, err := http.NewRequest(method, target, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	if mediaType != "" {
-		request.Header.Set("Content-Type", mediaType)
-	}
-	if r.user != "" {
-		request.SetBasicAuth(r.user, r.password)
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode != want {
-		return nil, fmt.Errorf("%s %s: %s: %s", method, target, answer.Status, bytes.TrimSpace(text))
-	}
-	return answer, nil
-}
-
-// The registry is on this machine: no proxy of the environment's is between.
-var client = &http.Client{Transport: &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}}
-
-func blobOf(files map[string][]byte, d descriptor) []byte {
-	return files["blobs/"+strings.Replace(d.Digest, ":", "/", 1)]
-}
-
-func readArchive(name string) (map[string][]byte, error) {
-	in, err := os.Open(name)
-	if err != nil {
-		return nil, err
+		return contents, err
 	}
 	defer in.Close()
-	files := map[string][]byte{}
 	for r := tar.NewReader(in); ; {
 		header, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return files, nil
-		}
 		if err != nil {
-			return nil, err
+			return contents, fmt.Errorf("index.json: %w", err)
 		}
-		if files[header.Name], err = io.ReadAll(r); err != nil {
-			return nil, err
+		if header.Name == "index.json" {
+			return contents, json.NewDecoder(r).Decode(&contents)
 		}
 	}
 }
