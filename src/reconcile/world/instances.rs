@@ -173,11 +173,26 @@ impl World {
             self.described = true;
             self.dirty.extend(self.pods.keys().cloned());
         }
+        self.take_early(now);
+        self.early.described(round);
         self.prune(now);
     }
 
-    /// Ends instances that did not come up in time or never registered, and forgets those that are gone and that nobody asks
-    /// about.
+    /// What was said of instances before they were known counts from now on.
+    fn take_early(&mut self, now: Timestamp) {
+        for (id, said) in self.early.take(|id| self.instances.contains_key(id)) {
+            if let Some(holds) = said.connected {
+                self.connected(id.clone(), holds);
+            }
+            self.noticed(&id, said.told, now);
+            for notice in said.announced {
+                self.announced(&id, notice, now);
+            }
+        }
+    }
+
+    /// Ends instances that did not come up in time, never registered, or fell silent, and forgets those that are gone and that
+    /// nobody asks about.
     fn prune(&mut self, now: Timestamp) {
         let ttl = self.config.buying.policy.ttl;
         // One that a Pod is bound to did register, with an earlier provider.
@@ -222,6 +237,7 @@ impl World {
         for record in records {
             self.add_instance(record, now);
         }
+        self.take_early(now);
         let short = shortages.first().map(|shortage| format!("{}: {}", shortage.code, shortage.message));
         for shortage in shortages {
             self.quarantine(shortage, now);
@@ -285,15 +301,11 @@ impl World {
     }
 
     pub(super) fn disconnected(&mut self, id: &InstanceId, now: Timestamp) {
+        self.early.disconnected(id);
         let Some(entry) = self.instances.get_mut(id) else { return };
         entry.connected = false;
         entry.silent_since = Some(now);
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
-    }
-
-    /// Whether the cloud has told of this instance: the engine keeps an early agent's word until then.
-    pub fn knows_instance(&self, id: &InstanceId) -> bool {
-        self.instances.contains_key(id)
     }
 }
