@@ -169,6 +169,19 @@ impl Engine {
             Effect::Started(after) => self.config.metrics.started(after),
             Effect::HandedOver { cause, outcome, took } => self.config.metrics.handed_over(cause, outcome, took),
             Effect::Terminate(ids) => self.terminate(ids),
+            Effect::NeverRegistered { instance, class, code, why } => {
+                self.config.metrics.launch_failed(&code);
+                tracing::warn!(
+                    instance,
+                    class,
+                    code,
+                    why,
+                    "an instance never registered; others of its class follow more and more seldom"
+                );
+            }
+            Effect::FellSilent(instance) => {
+                tracing::warn!(%instance, "an instance without a Pod is ended: its agent is not heard any more");
+            }
             Effect::List { name, entry } => self.list(&name, entry),
             Effect::Unlist { name, uid } => self.config.directory.remove(&name, &uid),
         }

@@ -15,6 +15,7 @@
 
 mod early;
 mod facts;
+mod failures;
 mod handover;
 mod instances;
 mod money;
@@ -95,6 +96,8 @@ pub struct World {
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
     failures: BTreeMap<(String, String), String>,
+    /// By class and zone: what is launched there never registers.
+    failing: BTreeMap<(String, String), failures::Failing>,
     /// Standby pools that were said to lack what the policy forbids, and why, whatever the price was.
     forbidden: BTreeMap<Pool, Why>,
     dirty: BTreeSet<PodUid>,
@@ -144,6 +147,8 @@ struct InstanceEntry {
     /// Since when its agent is not connected.
     silent_since: Option<Timestamp>,
     known_since_round: u64,
+    /// The launch that it came of, or the last one before it was found.
+    order: u64,
     absent: u8,
     ending: Option<Ending>,
     holds: Option<(PodUid, Generation)>,
@@ -170,9 +175,12 @@ enum Ending {
 }
 
 impl InstanceEntry {
-    /// The cloud is about to take it.
-    fn doomed(&self) -> bool {
-        self.notices().any(|n| matches!(n, Notice::Interruption { .. } | Notice::Maintenance { .. }))
+    /// The cloud is about to take it; `replaces`: also for a recommendation it is let go.
+    fn doomed(&self, replaces: bool) -> bool {
+        self.notices().any(|notice| match notice {
+            Notice::Interruption { .. } | Notice::Maintenance { .. } => true,
+            Notice::Rebalance { .. } => replaces,
+        })
     }
 
     /// What counts. An agent's word is the exact one: of what it speaks of, nothing else is heard.
@@ -206,6 +214,7 @@ impl World {
             orders: 0,
             cooling: BTreeMap::new(),
             failures: BTreeMap::new(),
+            failing: BTreeMap::new(),
             forbidden: BTreeMap::new(),
             dirty: BTreeSet::new(),
             placement_dirty: true,

@@ -5,6 +5,7 @@
 //! happen is checked at each effect; what must come about in the end, after everything has settled.
 
 mod ends;
+mod failures;
 mod handover;
 mod notices;
 mod sim;

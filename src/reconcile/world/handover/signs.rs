@@ -2,7 +2,7 @@
 
 use super::{At, Handover, Leg};
 use crate::decide::handover::{MOVE, MOVED, Role};
-use crate::decide::purchase::{Quarantine, policy::OnRebalance};
+use crate::decide::purchase::Quarantine;
 use crate::decide::status::{HANDOVER, Reason, Recorded};
 use crate::model::{InstanceId, Notice, PodUid};
 use crate::reconcile::world::World;
@@ -75,7 +75,7 @@ impl World {
         let Some(entry) = self.instances.get(id) else { return };
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
-        let replaces = self.config.buying.policy.interruption.rebalance == OnRebalance::Replace;
+        let replaces = self.replaces();
         let risky = |notice: &Notice| match notice {
             Notice::Interruption { .. } => true,
             Notice::Rebalance { .. } => replaces,

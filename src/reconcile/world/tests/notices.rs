@@ -1,7 +1,8 @@
 //! What is announced of instances: heard too early, of those that have no Pod, and by two who speak of the same.
 
 use super::handover::{condition, interrupted, own, running, well};
-use super::sim::Sim;
+use super::sim::{self, Sim};
+use crate::decide::purchase::policy::{OnRebalance, StandbyPool};
 use crate::decide::status::{INSTANCE_DOOMED, Phase};
 use crate::model::{Notice, RestartPolicy};
 use jiff::{SignedDuration, Timestamp};
@@ -56,6 +57,22 @@ fn what_the_agent_withdraws_early_does_not_count() {
     sim.settle();
     well(&mut sim);
     assert_eq!((doomed(&sim), sim.launched), (None, 1));
+}
+
+#[test]
+fn an_instance_without_a_pod_that_the_policy_would_replace_at_a_recommendation_is_no_supply() {
+    for (rebalance, supplies) in [(OnRebalance::Ignore, true), (OnRebalance::Replace, false)] {
+        let mut buying = sim::buying();
+        buying.policy.interruption.rebalance = rebalance;
+        buying.policy.standby =
+            vec![StandbyPool { instance_type: "medium".into(), zone: "zone-a".into(), count: 1, windows: Vec::new() }];
+        let mut sim = Sim::buying(buying);
+        sim.settle();
+        assert_eq!(sim.living(), 1);
+        sim.announce(0, Notice::Rebalance { since: sim.now() });
+        sim.wait(0);
+        assert_eq!(sim.living() == 1, supplies, "{rebalance:?}");
+    }
 }
 
 #[test]

@@ -575,8 +575,17 @@ impl Sim {
             }
             Effect::Launch(number, order) => self.launching.push((number, order)),
             Effect::Terminate(ids) => self.terminate(ids),
+            // Its connection ends; if it lives after all, it comes again.
+            Effect::ForgetAgent(id) => {
+                if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.connected) {
+                    machine.connected = false;
+                    machine.on_its_way = None;
+                    self.fact(Fact::Disconnected(id));
+                }
+            }
+            Effect::NeverRegistered { code, .. } => self.failed.push(code),
             Effect::Forget(_)
-            | Effect::ForgetAgent(_)
+            | Effect::FellSilent(_)
             | Effect::Started(_)
             | Effect::Bound(_)
             | Effect::StandbyForbidden(..)
