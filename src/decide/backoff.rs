@@ -1,12 +1,13 @@
 //! How long to wait before trying again: pure, the same rules as a kubelet's.
 //!
-//! Three kinds:
+//! Four kinds:
 //! - a container that exits and is to be restarted ([`restart`]): at once the first time, then after
 //!   10 s, doubled with each restart up to 300 s, and from the beginning again after ten minutes of
 //!   running (pkg/kubelet: `containerBackOffPeriod`, `MaxCrashLoopBackOff`; client-go
 //!   flowcontrol.Backoff forgets an entry after twice its cap);
 //! - an image that can't be pulled ([`pull_delay`]): 10 s doubled up to 300 s;
-//! - our own work that failed ([`retry_delay`]): sandbox, volumes, creating a container.
+//! - our own work that failed ([`retry_delay`]): sandbox, volumes, creating a container;
+//! - an instance that never registered ([`launch_delay`]): as a container that exits.
 //!
 //! Nothing needs to be remembered for restarts: each attempt carries, as an annotation that the
 //! runtime keeps, the delay that follows it ([`Restart::next_delay_seconds`]).
@@ -51,6 +52,15 @@ pub fn retry_delay(failures: u32) -> SignedDuration {
     doubled(1, 10, failures)
 }
 
+/// Before the next launch after so many in a row (1 or more) whose instances never registered: none after the first, since
+/// one may be lost by chance; then 10 s doubled up to 300 s.
+pub fn launch_delay(failures: u32) -> SignedDuration {
+    match failures.checked_sub(1) {
+        None | Some(0) => SignedDuration::ZERO,
+        Some(further) => doubled(INITIAL_SECONDS, CAP_SECONDS, further),
+    }
+}
+
 fn doubled(initial: u32, cap: u32, failures: u32) -> SignedDuration {
     let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     seconds(initial.saturating_mul(factor).min(cap))
@@ -67,6 +77,12 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn what_never_registers_is_launched_again_at_once_and_then_as_a_container_that_exits() {
+        let delays = [1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|failures| launch_delay(failures).as_secs());
+        assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300, 300]);
     }
 
     #[test]

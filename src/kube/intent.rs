@@ -97,13 +97,6 @@ pub fn unhonoured(pod: &api::Pod) -> Vec<Unsupported> {
         .collect()
 }
 
-/// A pod's spec, or all that speaks against it.
-pub(crate) fn pod_spec(spec: &api::PodSpec) -> Result<PodSpec, Vec<Unsupported>> {
-    let mut refusals = Refusals::default();
-    let spec = convert(spec, &mut refusals);
-    refusals.into_result(spec)
-}
-
 fn convert(spec: &api::PodSpec, refusals: &mut Refusals) -> PodSpec {
     let api::PodSpec {
         active_deadline_seconds,

@@ -4,7 +4,7 @@ use super::world::{Effect, EndAnswer, Fact, Holding, World, WorldConfig};
 use super::{Directory, DirectoryEntry};
 use crate::decide::placement::{Order, Pool};
 use crate::decide::purchase::Buying;
-use crate::model::{Generation, InstanceId, LaunchRequest, Launched, NodeName, PodUid, tag};
+use crate::model::{InstanceId, LaunchRequest, Launched, NodeName, PodUid, tag};
 use crate::ports::{
     AgentLink, AgentUpdate, Cloud, CloudError, EventSink, PodUpdate, RefSource, StatusSink, client_token,
 };
@@ -68,8 +68,6 @@ pub struct Engine {
     describing: Arc<Semaphore>,
     /// The policy's ttl.launch.
     launch_timeout: jiff::SignedDuration,
-    /// Connections of agents whose instance is not known yet.
-    early: BTreeMap<InstanceId, Option<(PodUid, Generation)>>,
 }
 
 impl Engine {
@@ -83,7 +81,6 @@ impl Engine {
             reply,
             tasks: TaskTracker::new(),
             describing: Arc::new(Semaphore::new(1)),
-            early: BTreeMap::new(),
         }
     }
 
@@ -130,12 +127,11 @@ impl Engine {
                 self.cloud_health(&fact);
                 world.apply(fact, now);
             }
-            self.admit_early(&mut world, now);
             for update in pods.drain(..) {
                 world.apply(pod_fact(update), now);
             }
             for update in agents.drain(..) {
-                self.agent(&mut world, update, now);
+                world.apply(agent_fact(update), now);
             }
             refs.sort();
             refs.dedup();
@@ -151,36 +147,6 @@ impl Engine {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-
-    fn agent(&mut self, world: &mut World, update: AgentUpdate, now: Timestamp) {
-        let fact = match update {
-            // An agent may be quicker than the answer of the call that launched it.
-            AgentUpdate::Connected { instance, holds } if !world.knows_instance(&instance) => {
-                self.early.insert(instance, holds);
-                return;
-            }
-            AgentUpdate::Connected { instance, holds } => Fact::Connected { instance, holds },
-            AgentUpdate::Disconnected { instance } => {
-                self.early.remove(&instance);
-                Fact::Disconnected(instance)
-            }
-            AgentUpdate::Report { instance, report } => Fact::Report { instance, report },
-            AgentUpdate::Event { instance, event } => Fact::AgentEvent { instance, event },
-            AgentUpdate::Notices { instance, notices } => Fact::Notices { instance, notices },
-            AgentUpdate::Announced(announced) => Fact::Announced(announced),
-        };
-        world.apply(fact, now);
-    }
-
-    fn admit_early(&mut self, world: &mut World, now: Timestamp) {
-        for (instance, holds) in std::mem::take(&mut self.early) {
-            if world.knows_instance(&instance) {
-                world.apply(Fact::Connected { instance, holds }, now);
-            } else {
-                self.early.insert(instance, holds);
-            }
-        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -203,6 +169,19 @@ impl Engine {
             Effect::Started(after) => self.config.metrics.started(after),
             Effect::HandedOver { cause, outcome, took } => self.config.metrics.handed_over(cause, outcome, took),
             Effect::Terminate(ids) => self.terminate(ids),
+            Effect::NeverRegistered { instance, class, code, why } => {
+                self.config.metrics.launch_failed(&code);
+                tracing::warn!(
+                    instance,
+                    class,
+                    code,
+                    why,
+                    "an instance never registered; others of its class follow more and more seldom"
+                );
+            }
+            Effect::FellSilent(instance) => {
+                tracing::warn!(%instance, "an instance without a Pod is ended: its agent is not heard any more");
+            }
             Effect::List { name, entry } => self.list(&name, entry),
             Effect::Unlist { name, uid } => self.config.directory.remove(&name, &uid),
         }
@@ -346,6 +325,17 @@ fn pod_fact(update: PodUpdate) -> Fact {
         PodUpdate::Seen(seen) => Fact::Seen(seen),
         PodUpdate::Gone(uid) => Fact::Gone(uid),
         PodUpdate::Synced(node) => Fact::Synced(node),
+    }
+}
+
+fn agent_fact(update: AgentUpdate) -> Fact {
+    match update {
+        AgentUpdate::Connected { instance, holds } => Fact::Connected { instance, holds },
+        AgentUpdate::Disconnected { instance } => Fact::Disconnected(instance),
+        AgentUpdate::Report { instance, report } => Fact::Report { instance, report },
+        AgentUpdate::Event { instance, event } => Fact::AgentEvent { instance, event },
+        AgentUpdate::Notices { instance, notices } => Fact::Notices { instance, notices },
+        AgentUpdate::Announced(announced) => Fact::Announced(announced),
     }
 }
 

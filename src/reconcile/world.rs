@@ -7,12 +7,15 @@
 //! ```
 //!
 //! - [`facts`]: what goes in and what comes out.
-//! - [`instances`]: the instances, and which Pod each is bound to.
+//! - [`instances`]: the instances, and which Pod each is bound to. [`early`]: what was said of those not known yet.
+//!   [`failures`]: those that never registered.
 //! - [`pods`]: a Pod's desired state, release and end. [`status`]: what is written of it, and when.
 //! - [`handover`]: a Pod on two instances for a while.
 //! - [`placing`]: who gets which instance. [`money`]: what all of it costs.
 
+mod early;
 mod facts;
+mod failures;
 mod handover;
 mod instances;
 mod money;
@@ -32,7 +35,7 @@ use crate::decide::placement::{Order, Pool};
 use crate::decide::purchase::{self, Market, Why};
 use crate::decide::status::{INTERRUPTED, PodStatus, Reason};
 use crate::model::{
-    Counts, DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid,
+    Announced, Counts, DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid,
 };
 use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
@@ -80,6 +83,8 @@ pub struct World {
     /// Boxed, as they are large and a B-tree's nodes are two thirds full.
     pods: BTreeMap<PodUid, Box<PodEntry>>,
     instances: BTreeMap<InstanceId, InstanceEntry>,
+    /// What was said of instances that the cloud has not told of yet.
+    early: early::Early,
     /// Instances that Pods are bound to but that the cloud has not told of yet.
     expected: BTreeMap<InstanceId, PodUid>,
     /// Which instance says that it holds a Pod.
@@ -92,6 +97,8 @@ pub struct World {
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
     failures: BTreeMap<(String, String), String>,
+    /// By class and zone: what is launched there never registers.
+    failing: BTreeMap<(String, String), failures::Failing>,
     /// Standby pools that were said to lack what the policy forbids, and why, whatever the price was.
     forbidden: BTreeMap<Pool, Why>,
     dirty: BTreeSet<PodUid>,
@@ -141,13 +148,15 @@ struct InstanceEntry {
     /// Since when its agent is not connected.
     silent_since: Option<Timestamp>,
     known_since_round: u64,
+    /// The launch that it came of, or the last one before it was found.
+    order: u64,
     absent: u8,
     ending: Option<Ending>,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
     /// What the cloud announces to it, as its agent says it: whole.
     told: Vec<Notice>,
-    /// What the cloud announced of it elsewhere, one by one.
+    /// What the cloud announced of it elsewhere, one by one, where the agent has told nothing of the kind.
     announced: Vec<Notice>,
 }
 
@@ -167,15 +176,17 @@ enum Ending {
 }
 
 impl InstanceEntry {
-    /// The cloud is about to take it.
-    fn doomed(&self) -> bool {
-        self.notices().any(|n| matches!(n, Notice::Interruption { .. } | Notice::Maintenance { .. }))
+    /// The cloud is about to take it; `replaces`: also for a recommendation it is let go.
+    fn doomed(&self, replaces: bool) -> bool {
+        self.notices().any(|notice| match notice {
+            Notice::Interruption { .. } | Notice::Maintenance { .. } => true,
+            Notice::Rebalance { .. } => replaces,
+        })
     }
 
     /// What counts. An agent's word is the exact one: of what it speaks of, nothing else is heard.
     fn notices(&self) -> impl Iterator<Item = &Notice> {
-        let unspoken = |notice: &&Notice| !self.told.iter().any(|told| told.same_kind(notice));
-        self.told.iter().chain(self.announced.iter().filter(unspoken))
+        self.told.iter().chain(&self.announced)
     }
 
     fn usable(&self) -> bool {
@@ -196,6 +207,7 @@ impl World {
             round: 0,
             pods: BTreeMap::new(),
             instances: BTreeMap::new(),
+            early: early::Early::default(),
             expected: BTreeMap::new(),
             holders: BTreeMap::new(),
             market: config.buying.market.clone(),
@@ -203,6 +215,7 @@ impl World {
             orders: 0,
             cooling: BTreeMap::new(),
             failures: BTreeMap::new(),
+            failing: BTreeMap::new(),
             forbidden: BTreeMap::new(),
             dirty: BTreeSet::new(),
             placement_dirty: true,
@@ -267,6 +280,9 @@ impl World {
                 self.dirty.extend(self.pods.keys().cloned());
             }
             Fact::Ended { ids, answer } => self.ended(&ids, answer),
+            Fact::Connected { instance, holds } if !self.instances.contains_key(&instance) => {
+                self.early.connected(instance, holds, self.round);
+            }
             Fact::Connected { instance, holds } => self.connected(instance, holds),
             Fact::Disconnected(instance) => self.disconnected(&instance, now),
             Fact::Report { instance, report } => {
@@ -282,8 +298,14 @@ impl World {
                     self.dirty.insert(uid);
                 }
             }
+            Fact::Notices { instance, notices } if !self.instances.contains_key(&instance) => {
+                self.early.told(instance, notices, self.round);
+            }
             Fact::Notices { instance, notices } => self.noticed(&instance, notices, now),
-            Fact::Announced(announced) => self.announced(announced, now),
+            Fact::Announced(announced) if !self.instances.contains_key(&announced.instance) => {
+                self.early.announced(announced, self.round);
+            }
+            Fact::Announced(Announced { instance, notice }) => self.announced(&instance, notice, now),
             Fact::AgentEvent { instance, event } => {
                 if let Some(entry) = self.pods.get_mut(&event.uid)
                     && (entry.instance.as_ref() == Some(&instance) || entry.leg_of(&instance).is_some())

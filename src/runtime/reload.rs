@@ -177,25 +177,20 @@ mod tests {
     use crate::decide::purchase::Buying;
     use std::path::Path;
 
-    /// As [`files`], with the state beside them.
-    fn files_in(dir: &Path) -> PathBuf {
-        let file = files(dir);
-        let text = std::fs::read_to_string(&file).unwrap();
-        let beside = text.replacen("stateDir: /", "stateDir: ./", 1);
-        assert_ne!(beside, text);
-        std::fs::write(&file, beside).unwrap();
-        file
+    /// Of the shipped one: with the policy that stands beside it, and the state there too.
+    fn made_of(shipped: &str) -> String {
+        let text = shipped.replacen("# costPolicy:", "costPolicy:", 1).replacen("stateDir: /", "stateDir: ./", 1);
+        assert!(text.contains("\ncostPolicy:") && text.contains("\nstateDir: ./"), "{text}");
+        text
     }
 
     /// A provider's files, with a policy of one class.
     fn files(dir: &Path) -> PathBuf {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
         let text = std::fs::read_to_string(shipped.join("provider.yaml")).unwrap();
-        let with_policy = text.replacen("# costPolicy:", "costPolicy:", 1);
-        assert_ne!(with_policy, text);
         std::fs::copy(shipped.join("catalog.yaml"), dir.join("catalog.yaml")).unwrap();
         let file = dir.join("provider.yaml");
-        std::fs::write(&file, with_policy).unwrap();
+        std::fs::write(&file, made_of(&text)).unwrap();
         file
     }
 
@@ -246,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_start_with_a_broken_edit_goes_on_with_the_last_good_one_tells_of_it_and_takes_up_the_mended_one() {
         let dir = tempfile::tempdir().unwrap();
-        let file = files_in(dir.path());
+        let file = files(dir.path());
         let write = |cap: &str| write(dir.path(), cap);
         write("0.1");
         let (watch, _taken) = watching(ProviderConfig::load(&file).unwrap(), None);
@@ -274,10 +269,9 @@ mod tests {
     fn files_for_ec2(dir: &Path) -> PathBuf {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("provider-config");
         let text = std::fs::read_to_string(shipped.join("provider-ec2.yaml")).unwrap();
-        let text = text.replacen("# costPolicy:", "costPolicy:", 1);
         std::fs::copy(shipped.join("catalog-ec2.yaml"), dir.join("catalog-ec2.yaml")).unwrap();
         let file = dir.join("provider.yaml");
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, made_of(&text)).unwrap();
         file
     }
 

@@ -130,6 +130,16 @@ pub enum Effect {
         took: SignedDuration,
     },
     Terminate(Vec<InstanceId>),
+    /// What was launched came to nothing, for a reason with a code of the cloud's or of ours.
+    NeverRegistered {
+        /// For people.
+        instance: String,
+        class: String,
+        code: String,
+        why: String,
+    },
+    /// Its agent was not heard for as long as registering may take, and no Pod needs it: it is ended.
+    FellSilent(InstanceId),
     /// The kubelet API's directory: set, or removed.
     List {
         name: ObjectName,

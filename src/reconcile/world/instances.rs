@@ -85,7 +85,7 @@ impl World {
         self.placement_dirty = true;
     }
 
-    fn add_instance(&mut self, record: InstanceRecord, now: Timestamp) {
+    fn add_instance(&mut self, record: InstanceRecord, order: u64, now: Timestamp) {
         let id = record.id.clone();
         let pod = self.expected.remove(&id);
         self.dirty.extend(pod.clone());
@@ -96,6 +96,7 @@ impl World {
             ever_connected: false,
             silent_since: Some(now),
             known_since_round: self.round,
+            order,
             absent: 0,
             ending: None,
             holds: None,
@@ -122,40 +123,49 @@ impl World {
 
     pub(super) fn described(&mut self, round: u64, records: Vec<InstanceRecord>, now: Timestamp) {
         let mut absent: BTreeSet<InstanceId> = self.instances.keys().cloned().collect();
-        let mut unheard = Vec::new();
+        let (mut gone, mut unended) = (Vec::new(), Vec::new());
         for record in records {
             absent.remove(&record.id);
+            let over = matches!(record.state, InstanceState::Terminated | InstanceState::ShuttingDown);
+            let why = || record.state_reason.clone().unwrap_or_else(|| "the cloud ended it".to_owned());
             match self.instances.get_mut(&record.id) {
                 None if record.state == InstanceState::Terminated => {}
-                None => self.add_instance(record, now),
+                None => {
+                    let (id, why, ours) = (record.id.clone(), over.then(why), record.launched_at > self.started_at);
+                    self.add_instance(record, self.orders, now);
+                    match (why, self.instances.get_mut(&id)) {
+                        // Whoever ended it did so before our time: it has not failed.
+                        (Some(why), Some(entry)) if !ours => entry.gone = Some(format!("instance {id}: {why}")),
+                        (Some(why), _) => gone.push((id, why)),
+                        (None, _) => {}
+                    }
+                }
                 Some(entry) => {
                     entry.absent = 0;
+                    if over && entry.gone.is_none() {
+                        gone.push((record.id.clone(), why()));
+                    }
+                    // The cloud may have said that it does not know one that it listed a moment before. And one that was
+                    // gone may live again: somebody started it, or descriptions missed it. Its Pod is lost to it.
+                    let refused = match entry.ending {
+                        Some(Ending::Heard { again, refused }) if round >= again => Some(refused),
+                        None if entry.gone.is_some() => Some(0),
+                        _ => None,
+                    };
+                    if let Some(refused) = refused.filter(|_| !over) {
+                        entry.ending = Some(Ending::Asked { refused });
+                        unended.push(record.id.clone());
+                    }
                     if entry.record != record {
                         self.dirty.extend(entry.pod.clone());
                         self.placement_dirty = true;
                         entry.record = record;
                     }
-                    let record = &entry.record;
-                    let over = matches!(record.state, InstanceState::Terminated | InstanceState::ShuttingDown);
-                    if over && entry.gone.is_none() {
-                        let why = record.state_reason.clone().unwrap_or_else(|| "the cloud ended it".to_owned());
-                        entry.gone = Some(format!("instance {}: {why}", record.id));
-                        self.placement_dirty = true;
-                        self.dirty.extend(entry.pod.clone());
-                    }
-                    if let Some(Ending::Heard { again, refused }) = entry.ending
-                        && !over
-                        && round >= again
-                    {
-                        entry.ending = Some(Ending::Asked { refused });
-                        unheard.push(entry.record.id.clone());
-                    }
                 }
             }
         }
-        if !unheard.is_empty() {
-            // The cloud may have said that it does not know one that it listed a moment before.
-            self.effects.push(Effect::Terminate(unheard));
+        if !unended.is_empty() {
+            self.effects.push(Effect::Terminate(unended));
         }
         for id in absent {
             let Some(entry) = self.instances.get_mut(&id) else { continue };
@@ -164,20 +174,36 @@ impl World {
             }
             entry.absent = entry.absent.saturating_add(1);
             if entry.absent >= ABSENT && entry.gone.is_none() {
-                entry.gone = Some(format!("instance {id} does not exist any more"));
-                self.placement_dirty = true;
-                self.dirty.extend(entry.pod.clone());
+                gone.push((id, "it does not exist any more".to_owned()));
             }
+        }
+        for (id, why) in gone {
+            self.went(&id, &why, now);
         }
         if !self.described {
             self.described = true;
             self.dirty.extend(self.pods.keys().cloned());
         }
+        self.take_early(now);
+        self.early.described(round);
         self.prune(now);
     }
 
-    /// Ends instances that did not come up in time or never registered, and forgets those that are gone and that nobody asks
-    /// about.
+    /// What was said of instances before they were known counts from now on.
+    fn take_early(&mut self, now: Timestamp) {
+        for (id, said) in self.early.take(|id| self.instances.contains_key(id)) {
+            if let Some(holds) = said.connected {
+                self.connected(id.clone(), holds);
+            }
+            self.noticed(&id, said.told, now);
+            for notice in said.announced {
+                self.announced(&id, notice, now);
+            }
+        }
+    }
+
+    /// Ends instances that did not come up in time, never registered, or fell silent, and forgets those that are gone and that
+    /// nobody asks about.
     fn prune(&mut self, now: Timestamp) {
         let ttl = self.config.buying.policy.ttl;
         // One that a Pod is bound to did register, with an earlier provider.
@@ -189,9 +215,19 @@ impl World {
             };
             entry.usable() && !entry.ever_connected && now.duration_since(since) > patience
         };
-        let late: Vec<InstanceId> =
-            self.instances.iter().filter(|(_, entry)| late(entry)).map(|(id, _)| id.clone()).collect();
-        self.placement_dirty |= self.end(&late);
+        let silent = |entry: &InstanceEntry| {
+            let since = entry.silent_since.filter(|_| entry.usable() && entry.ever_connected);
+            since.is_some_and(|since| now.duration_since(since) > ttl.register)
+        };
+        let which = |given_up: &dyn Fn(&InstanceEntry) -> bool| -> Vec<InstanceId> {
+            self.instances.iter().filter(|(_, entry)| given_up(entry)).map(|(id, _)| id.clone()).collect()
+        };
+        let (late, silent) = (which(&late), which(&silent));
+        for id in &late {
+            self.was_late(id, now);
+        }
+        self.effects.extend(silent.iter().cloned().map(Effect::FellSilent));
+        self.placement_dirty |= self.end(&late) | self.end(&silent);
         let over = |entry: &InstanceEntry| {
             entry.pod.is_none()
                 && entry.gone.is_some()
@@ -217,11 +253,13 @@ impl World {
         failure: Option<String>,
         now: Timestamp,
     ) {
-        let order = self.launching.remove(&order);
+        let number = order;
+        let order = self.launching.remove(&number);
         let got = records.len();
         for record in records {
-            self.add_instance(record, now);
+            self.add_instance(record, number, now);
         }
+        self.take_early(now);
         let short = shortages.first().map(|shortage| format!("{}: {}", shortage.code, shortage.message));
         for shortage in shortages {
             self.quarantine(shortage, now);
@@ -256,6 +294,9 @@ impl World {
     }
 
     pub(super) fn connected(&mut self, id: InstanceId, claimed: Option<(PodUid, Generation)>) {
+        if self.instances.get(&id).is_some_and(|entry| !entry.ever_connected) {
+            self.registered(&id);
+        }
         let Some(entry) = self.instances.get_mut(&id) else { return };
         entry.connected = true;
         entry.ever_connected = true;
@@ -285,15 +326,11 @@ impl World {
     }
 
     pub(super) fn disconnected(&mut self, id: &InstanceId, now: Timestamp) {
+        self.early.disconnected(id);
         let Some(entry) = self.instances.get_mut(id) else { return };
         entry.connected = false;
         entry.silent_since = Some(now);
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
-    }
-
-    /// Whether the cloud has told of this instance: the engine keeps an early agent's word until then.
-    pub fn knows_instance(&self, id: &InstanceId) -> bool {
-        self.instances.contains_key(id)
     }
 }

@@ -1,9 +1,12 @@
 //! The world's questions to `decide::placement`, and what it does with the answers.
 
-use super::{ADOPTION, InstanceEntry, PodEntry, World, facts::Effect};
+use super::{ADOPTION, InstanceEntry, PodEntry, SILENT, World, facts::Effect};
 use crate::decide::desired::pod_size;
 use crate::decide::placement::{self, Demand, Held, Rules, STANDBY, Supply, Waiting};
-use crate::decide::purchase::{self, policy::Architecture};
+use crate::decide::purchase::{
+    self,
+    policy::{Architecture, OnRebalance},
+};
 use crate::decide::status::Reason;
 use crate::model::{InstanceId, InstanceRecord, NodeName, Offer, PodIntent, PodUid, tag};
 use jiff::Timestamp;
@@ -11,6 +14,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// The reason of a Pod for which nothing that it may have can be had now.
 const SHORT: &str = "InsufficientInstanceCapacity";
+/// The reason of one whose instance never registered, while another is launched.
+const LAUNCH_FAILED: &str = "LaunchFailed";
 
 impl World {
     pub(super) fn place(&mut self, now: Timestamp) {
@@ -19,12 +24,12 @@ impl World {
         let rules = Rules {
             policy: &self.config.buying.policy,
             market: &self.market,
-            cooling: self.cooling.clone(),
+            cooling: self.all_cooling(),
             room: self.room(),
             window: self.config.batch_window,
         };
         let plan = placement::plan(&demands, &supplies, &held, &rules, now);
-        self.placement_wake = plan.wake_at;
+        self.placement_wake = plan.wake_at.into_iter().chain(self.falls_silent(now)).min();
         // Before a Pod gets an instance, everyone who may already hold it must have spoken.
         let bind = if adopting && self.awaits_agents() { Vec::new() } else { plan.bind };
         for (uid, id) in bind {
@@ -77,22 +82,26 @@ impl World {
     fn tell_waiting(&mut self, uid: &PodUid, why: &Waiting, now: Timestamp) {
         let Some(entry) = self.pods.get(uid) else { return };
         let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
-        let failure = why.class().and_then(|class| self.failures.get(&(class.to_owned(), zone))).cloned();
+        let failure = why.class().and_then(|class| {
+            let place = (class.to_owned(), zone);
+            let refused = self.failures.get(&place).map(|why| (SHORT, why.clone()));
+            refused.or_else(|| self.failing.get(&place).map(|failing| (LAUNCH_FAILED, failing.why.clone())))
+        });
         let next = match (why, &failure) {
             (Waiting::Launching { .. }, None) => None,
             (Waiting::Launching { .. }, Some(_)) => entry.waiting.clone(),
-            (Waiting::Failed { .. }, Some(failure)) => {
+            (Waiting::Failed { .. }, Some((_, failure))) => {
                 Some(Reason { reason: why.reason().to_owned(), message: format!("{}: {failure}", why.message()) })
             }
-            (Waiting::Pending { reason, .. }, Some(failure)) if *reason == SHORT => {
+            (Waiting::Pending { reason, .. }, Some((_, failure))) if *reason == SHORT => {
                 Some(Reason { reason: why.reason().to_owned(), message: format!("{} ({failure})", why.message()) })
             }
             _ => Some(Reason { reason: why.reason().to_owned(), message: why.message() }),
         };
         match (&next, why) {
             (_, Waiting::Launching { .. }) => {
-                if let Some(failure) = failure {
-                    self.tell(uid, true, SHORT, &format!("{failure}; now {}", why.message()), now);
+                if let Some((reason, failure)) = failure {
+                    self.tell(uid, true, reason, &format!("{failure}; now {}", why.message()), now);
                 }
                 self.tell(uid, false, why.reason(), &why.message(), now);
             }
@@ -115,7 +124,11 @@ impl World {
             let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
             Some(Demand { pod: uid.clone(), zone, wants, since })
         });
-        let free = |entry: &InstanceEntry| entry.usable() && entry.holds.is_none() && !entry.doomed();
+        let replaces = self.replaces();
+        let free = |entry: &InstanceEntry| {
+            let good = !entry.doomed(replaces) && !self.given_up(entry, now);
+            entry.usable() && entry.holds.is_none() && good
+        };
         let known = self.instances.iter().filter(|(_, entry)| free(entry)).map(|(id, entry)| Supply {
             instance: Some(id.clone()),
             class: entry.record.tags.get(tag::CLASS).cloned().unwrap_or_default(),
@@ -191,8 +204,28 @@ impl World {
     /// Instances whose agent holds a Pod that no longer exists, or that is backed by another; and those without a
     /// Pod that the cloud is about to take.
     fn strays(&self) -> impl Iterator<Item = InstanceId> + '_ {
-        let stray = |e: &InstanceEntry| e.usable() && (e.holds.is_some() || e.doomed());
+        let replaces = self.replaces();
+        let stray = move |e: &InstanceEntry| e.usable() && (e.holds.is_some() || e.doomed(replaces));
         self.instances.iter().filter(move |(_, e)| stray(e)).map(|(id, _)| id.clone())
+    }
+
+    /// Whether the policy lets go what the cloud recommends to replace.
+    pub(super) fn replaces(&self) -> bool {
+        self.config.buying.policy.interruption.rebalance == OnRebalance::Replace
+    }
+
+    /// Nobody should wait for it: its agent is silent, and it is not because it boots. It is kept for a while, since the
+    /// provider may be the one that is cut off.
+    fn given_up(&self, entry: &InstanceEntry, now: Timestamp) -> bool {
+        !entry.boots(self.config.buying.policy.ttl.register, now) && entry.silent(now)
+    }
+
+    /// When the next instance that a Pod may wait for will be silent for too long.
+    fn falls_silent(&self, now: Timestamp) -> Option<Timestamp> {
+        let register = self.config.buying.policy.ttl.register;
+        let waits = |entry: &&InstanceEntry| entry.usable() && !entry.boots(register, now);
+        let due = |entry: &InstanceEntry| entry.silent_since?.saturating_add(SILENT).ok();
+        self.instances.values().filter(waits).filter_map(due).filter(|at| *at > now).min()
     }
 }
 

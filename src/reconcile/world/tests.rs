@@ -5,7 +5,9 @@
 //! happen is checked at each effect; what must come about in the end, after everything has settled.
 
 mod ends;
+mod failures;
 mod handover;
+mod notices;
 mod sim;
 mod trust;
 
@@ -46,11 +48,13 @@ enum Step {
     Move(usize, u8),
     Wait(i64),
     Crash,
+    /// After which agents may be quicker than the cloud's first description.
+    CrashUndescribed,
 }
 
 fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
     let some = 0..8usize;
-    let crash = if crashes { 3 } else { 0 };
+    let crash = if crashes { 2 } else { 0 };
     let step = prop_oneof![
         8 => Just(Step::Create),
         1 => Just(Step::CreateTooLarge),
@@ -73,6 +77,7 @@ fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::TerminateFails),
         5 => (0..4i64).prop_map(Step::Wait),
         crash => Just(Step::Crash),
+        crash => Just(Step::CrashUndescribed),
     ];
     vec(step, 1..120)
 }
@@ -104,6 +109,7 @@ fn run(sim: &mut Sim, steps: &[Step]) {
             Step::Move(n, wish) => sim.annotate(*n, MOVE, &wish.to_string()),
             Step::Wait(seconds) => sim.wait(*seconds),
             Step::Crash => sim.crash(),
+            Step::CrashUndescribed => sim.crash_undescribed(),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{At, Handover, Leg};
 use crate::decide::handover::{MOVE, MOVED, Role};
-use crate::decide::purchase::{Quarantine, policy::OnRebalance};
+use crate::decide::purchase::Quarantine;
 use crate::decide::status::{HANDOVER, Reason, Recorded};
-use crate::model::{Announced, InstanceId, Notice, PodUid};
+use crate::model::{InstanceId, Notice, PodUid};
 use crate::reconcile::world::World;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -49,22 +49,25 @@ impl World {
         self.placement_dirty = true;
     }
 
-    /// What an agent says that its instance was told.
+    /// What an agent says that its instance was told. Of the kinds that it ever spoke of its word stands alone, also when
+    /// it withdraws them.
     pub(in crate::reconcile::world) fn noticed(&mut self, id: &InstanceId, notices: Vec<Notice>, now: Timestamp) {
         let Some(entry) = self.instances.get_mut(id).filter(|entry| entry.told != notices) else { return };
         let known = entry.notices().cloned().collect();
+        entry.announced.retain(|announced| !notices.iter().any(|told| told.same_kind(announced)));
         entry.told = notices;
         self.heard(id, known, now);
     }
 
-    /// What the cloud said of an instance elsewhere. Of one that is not known it was another's.
-    pub(in crate::reconcile::world) fn announced(&mut self, announced: Announced, now: Timestamp) {
-        let Announced { instance, notice } = announced;
-        let entry = self.instances.get_mut(&instance).filter(|entry| !entry.announced.contains(&notice));
-        let Some(entry) = entry else { return };
+    /// What the cloud said of an instance elsewhere.
+    pub(in crate::reconcile::world) fn announced(&mut self, id: &InstanceId, notice: Notice, now: Timestamp) {
+        let Some(entry) = self.instances.get_mut(id) else { return };
+        if entry.announced.contains(&notice) || entry.told.iter().any(|told| told.same_kind(&notice)) {
+            return;
+        }
         let known = entry.notices().cloned().collect();
-        entry.announced.push(notice);
-        self.heard(&instance, known, now);
+        notice.put_into(&mut entry.announced);
+        self.heard(id, known, now);
     }
 
     /// What counts is another than what was known.
@@ -72,7 +75,7 @@ impl World {
         let Some(entry) = self.instances.get(id) else { return };
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
-        let replaces = self.config.buying.policy.interruption.rebalance == OnRebalance::Replace;
+        let replaces = self.replaces();
         let risky = |notice: &Notice| match notice {
             Notice::Interruption { .. } => true,
             Notice::Rebalance { .. } => replaces,

@@ -4,7 +4,8 @@ use super::super::{END_AGAIN, Effect, EndAnswer, Fact, World};
 use super::sim::{Sim, buying, config};
 use crate::decide::fixtures::{at, instance};
 use crate::decide::purchase::policy::StandbyPool;
-use crate::model::{HourlyPrice, InstanceId, InstanceState, NodeName};
+use crate::decide::status::Phase;
+use crate::model::{HourlyPrice, InstanceId, InstanceState, NodeName, RestartPolicy};
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -157,4 +158,110 @@ fn one_that_never_registers_is_ended_after_the_policys_time_and_another_launched
     sim.settle();
     sim.check_settled();
     assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+}
+
+#[test]
+fn an_instance_that_is_started_again_after_it_was_stopped_is_ended() {
+    for policy in [RestartPolicy::Never, RestartPolicy::Always] {
+        let mut sim = Sim::new();
+        sim.create_pod(1000, policy, None);
+        sim.settle();
+        sim.stop_machine(0);
+        sim.describe();
+        sim.start_machine(0);
+        sim.settle();
+        sim.check_settled();
+        assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+        assert_eq!(sim.living(), 0);
+    }
+}
+
+#[test]
+fn an_instance_that_comes_back_after_descriptions_missed_it_is_ended() {
+    let mut sim = Sim::new();
+    sim.create(1000);
+    sim.settle();
+    sim.hide(0, true);
+    sim.describe();
+    sim.describe();
+    sim.hide(0, false);
+    sim.settle();
+    sim.check_settled();
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    assert_eq!(sim.living(), 0);
+}
+
+/// One instance on standby, whose agent has registered.
+fn standby() -> Sim {
+    let mut buying = buying();
+    buying.policy.ttl.register = SignedDuration::from_secs(180);
+    buying.policy.standby =
+        vec![StandbyPool { instance_type: "small".into(), zone: "zone-a".into(), count: 1, windows: Vec::new() }];
+    let mut sim = Sim::buying(buying);
+    sim.settle();
+    assert_eq!((sim.living(), sim.launched), (1, 1));
+    sim
+}
+
+#[test]
+fn a_free_instance_whose_agent_is_silent_is_no_supply_and_is_ended_in_the_end() {
+    let mut sim = standby();
+    sim.agent_dies(0);
+    let begun = sim.now();
+    let passed = |sim: &Sim| sim.now().duration_since(begun).as_secs();
+    while sim.asked().is_empty() {
+        assert!(passed(&sim) < 44, "nothing stands in for it");
+        sim.wait(1);
+    }
+    assert_eq!(passed(&sim), 40);
+    sim.settle();
+    assert_eq!(sim.living(), 2, "the provider may be the one that is cut off");
+    sim.create(1000);
+    sim.settle();
+    assert_eq!(sim.status(0).map(|status| status.phase), Some(Phase::Running));
+    while sim.living() > 2 {
+        assert!(passed(&sim) < 600, "it is never ended");
+        sim.turn();
+    }
+    assert!(sim.serving("i-002") && sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+    assert!(sim.failed.is_empty(), "it was launched well");
+}
+
+#[test]
+fn a_pod_that_waits_for_an_instance_that_fell_silent_gets_another() {
+    let mut sim = standby();
+    sim.agent_dies(0);
+    sim.create(1000);
+    sim.wait(39);
+    assert_eq!(sim.asked().len(), 1, "its agent may come back: only the standby pool lacks one");
+    sim.wait(1);
+    assert_eq!(sim.asked().len(), 2);
+    sim.settle();
+    assert_eq!(sim.status(0).map(|status| status.phase), Some(Phase::Running));
+}
+
+#[test]
+fn after_a_restart_one_that_boots_is_waited_for_and_one_that_should_have_registered_long_ago_is_not() {
+    // It boots: its agent was not heard, and need not have been.
+    let mut sim = standby();
+    sim.create(1000);
+    sim.wait(0);
+    sim.launch_returns(true);
+    sim.agent_dies(1);
+    sim.crash();
+    sim.wait(60);
+    assert!(sim.asked().is_empty(), "{:?}", sim.asked());
+    // Its agent died under the predecessor.
+    let mut sim = standby();
+    sim.wait(600);
+    sim.agent_dies(0);
+    sim.crash();
+    sim.create(1000);
+    sim.wait(39);
+    sim.describe();
+    assert_eq!(sim.asked().len(), 1, "not heard since the start is not silent: it is the Pod's");
+    sim.wait(1);
+    assert_eq!(sim.asked().len(), 2);
+    sim.settle();
+    assert_eq!(sim.status(0).map(|status| status.phase), Some(Phase::Running));
 }

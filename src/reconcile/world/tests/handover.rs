@@ -9,7 +9,7 @@ use crate::model::{Notice, RestartPolicy};
 use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*};
 
-fn condition(sim: &Sim, n: usize, kind: &str) -> Option<Condition> {
+pub(super) fn condition(sim: &Sim, n: usize, kind: &str) -> Option<Condition> {
     sim.status(n)?.conditions.iter().find(|c| c.kind == kind).cloned()
 }
 
@@ -18,24 +18,24 @@ fn ended(sim: &Sim, n: usize) -> Option<String> {
     condition(sim, n, HANDOVER).filter(|c| !c.status)?.reason
 }
 
-fn own(sim: &Sim, n: usize) -> String {
+pub(super) fn own(sim: &Sim, n: usize) -> String {
     sim.bindings().into_values().nth(n).expect("it is bound")
 }
 
-fn running(restart_policy: RestartPolicy, owner: Option<&str>) -> Sim {
+pub(super) fn running(restart_policy: RestartPolicy, owner: Option<&str>) -> Sim {
     let mut sim = Sim::new();
     sim.create_pod(1000, restart_policy, owner);
     sim.settle();
     sim
 }
 
-fn interrupted(sim: &mut Sim, n: usize, seconds: i64) {
+pub(super) fn interrupted(sim: &mut Sim, n: usize, seconds: i64) {
     let at = sim.now().saturating_add(SignedDuration::from_secs(seconds)).unwrap();
     let machine = sim.machine_of(n).expect("it has a machine");
     sim.announce(machine, Notice::Interruption { at });
 }
 
-fn well(sim: &mut Sim) {
+pub(super) fn well(sim: &mut Sim) {
     sim.check_settled();
     assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
 }

@@ -22,7 +22,7 @@ use crate::ports::PodSeen;
 use jiff::{SignedDuration, Timestamp};
 use machine::{Held, Machine, Object};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -38,6 +38,8 @@ pub struct Sim {
     /// Launch calls whose answer is on its way.
     launching: Vec<(u64, Order)>,
     terminate_fails: bool,
+    /// What the cloud's descriptions miss.
+    hidden: BTreeSet<InstanceId>,
     effects: VecDeque<Effect>,
     at_work: bool,
     /// The Eviction API says no (a PodDisruptionBudget).
@@ -48,6 +50,8 @@ pub struct Sim {
     pub handed_over: Vec<&'static str>,
     /// Reasons of events, in their order.
     pub told: Vec<String>,
+    /// Codes of instances that never served, in their order.
+    pub failed: Vec<String>,
     /// What happened that must not.
     pub wrongs: Vec<String>,
 }
@@ -78,6 +82,7 @@ impl Sim {
             machines: BTreeMap::new(),
             launching: Vec::new(),
             terminate_fails: false,
+            hidden: BTreeSet::new(),
             effects: VecDeque::new(),
             at_work: false,
             evictions_refused: false,
@@ -85,19 +90,20 @@ impl Sim {
             launched: 0,
             handed_over: Vec::new(),
             told: Vec::new(),
+            failed: Vec::new(),
             wrongs: Vec::new(),
         };
-        sim.start();
+        sim.list();
+        sim.describe();
         sim
     }
 
-    /// What a provider does first: list the Pods, ask the cloud.
-    fn start(&mut self) {
+    /// What a provider does first: list the Pods, and then ask the cloud.
+    fn list(&mut self) {
         for uid in self.objects.keys().cloned().collect::<Vec<_>>() {
             self.show(&uid);
         }
         self.fact(Fact::Synced(NodeName::new("pilotlight-a")));
-        self.describe();
     }
 
     // --- what happens outside ---
@@ -164,6 +170,21 @@ impl Sim {
             && let Some(notice) = self.machines[&instance].notices.first().cloned()
         {
             self.fact(Fact::Announced(Announced { instance, notice }));
+        }
+    }
+
+    /// The cloud takes back what it announced, and the agent says so.
+    pub fn withdraw(&mut self, n: usize) {
+        self.withdraw_silently(n);
+        if let Some(id) = nth(&self.machines, n) {
+            self.tell_notices(&id);
+        }
+    }
+
+    /// The same, and nobody says anything.
+    pub fn withdraw_silently(&mut self, n: usize) {
+        if let Some(machine) = nth(&self.machines, n).and_then(|id| self.machines.get_mut(&id)) {
+            machine.notices.clear();
         }
     }
 
@@ -269,7 +290,8 @@ impl Sim {
                 ..instance(&format!("i-{:03}", self.launched), self.now)
             };
             records.push(record.clone());
-            let machine = Machine { record, connected: false, on_its_way: None, holds: None, notices: Vec::new() };
+            let machine =
+                Machine { record, connected: false, mute: false, on_its_way: None, holds: None, notices: Vec::new() };
             self.machines.insert(machine.record.id.clone(), machine);
         }
         records
@@ -277,8 +299,8 @@ impl Sim {
 
     pub fn connect(&mut self, n: usize) {
         let Some(id) = nth(&self.machines, n) else { return };
-        let known = self.world.knows_instance(&id);
-        let Some(machine) = self.machines.get_mut(&id).filter(|m| m.lives() && !m.connected && known) else { return };
+        let able = |m: &&mut Machine| m.lives() && !m.connected && !m.mute;
+        let Some(machine) = self.machines.get_mut(&id).filter(able) else { return };
         machine.connected = true;
         let holds = machine.holds.as_ref().map(|h| (h.desired.uid.clone(), h.desired.generation));
         self.fact(Fact::Connected { instance: id.clone(), holds });
@@ -349,13 +371,58 @@ impl Sim {
         }
     }
 
+    /// It ends by itself, for a reason that the cloud says.
+    pub fn machine_fails(&mut self, n: usize, reason: &str) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        if let Some(machine) = self.machines.get_mut(&id) {
+            machine.record.state_reason = Some(reason.to_owned());
+        }
+        self.end_machine(&id);
+    }
+
+    /// Its agent is never heard again, and the cloud sees nothing of it.
+    pub fn agent_dies(&mut self, n: usize) {
+        self.disconnect(n);
+        if let Some(machine) = nth(&self.machines, n).and_then(|id| self.machines.get_mut(&id)) {
+            machine.mute = true;
+        }
+    }
+
+    /// Somebody stops the machine.
+    pub fn stop_machine(&mut self, n: usize) {
+        self.disconnect(n);
+        self.set_state(n, InstanceState::ShuttingDown);
+    }
+
+    /// Somebody starts one that was stopped.
+    pub fn start_machine(&mut self, n: usize) {
+        self.set_state(n, InstanceState::Running);
+    }
+
+    pub fn set_state(&mut self, n: usize, state: InstanceState) {
+        if let Some(machine) = nth(&self.machines, n).and_then(|id| self.machines.get_mut(&id)) {
+            machine.record.state = state;
+        }
+    }
+
+    /// The cloud's descriptions miss the machine, or have it again.
+    pub fn hide(&mut self, n: usize, hidden: bool) {
+        let Some(id) = nth(&self.machines, n) else { return };
+        if hidden {
+            self.hidden.insert(id)
+        } else {
+            self.hidden.remove(&id)
+        };
+    }
+
     pub fn living(&self) -> usize {
         self.machines.values().filter(|machine| machine.lives()).count()
     }
 
     pub fn describe(&mut self) {
         let round = self.world.begin_round();
-        let records = self.machines.values().map(|m| m.record.clone()).collect();
+        let seen = self.machines.values().filter(|m| !self.hidden.contains(&m.record.id));
+        let records = seen.map(|m| m.record.clone()).collect();
         self.fact(Fact::Instances { round, records });
     }
 
@@ -381,6 +448,12 @@ impl Sim {
 
     /// The provider dies and comes back; calls that were under way reach the cloud all the same.
     pub fn crash(&mut self) {
+        self.crash_undescribed();
+        self.describe();
+    }
+
+    /// The same, and the cloud takes its time to describe its instances: agents may be quicker.
+    pub fn crash_undescribed(&mut self) {
         for (_, order) in std::mem::take(&mut self.launching) {
             self.make_machines(&order);
         }
@@ -390,7 +463,7 @@ impl Sim {
         }
         self.crashed_at = self.now;
         self.world = World::new(self.config.clone(), self.now);
-        self.start();
+        self.list();
     }
 
     /// Everything that was begun comes to its end.
@@ -502,8 +575,17 @@ impl Sim {
             }
             Effect::Launch(number, order) => self.launching.push((number, order)),
             Effect::Terminate(ids) => self.terminate(ids),
+            // Its connection ends; if it lives after all, it comes again.
+            Effect::ForgetAgent(id) => {
+                if let Some(machine) = self.machines.get_mut(&id).filter(|m| m.connected) {
+                    machine.connected = false;
+                    machine.on_its_way = None;
+                    self.fact(Fact::Disconnected(id));
+                }
+            }
+            Effect::NeverRegistered { code, .. } => self.failed.push(code),
             Effect::Forget(_)
-            | Effect::ForgetAgent(_)
+            | Effect::FellSilent(_)
             | Effect::Started(_)
             | Effect::Bound(_)
             | Effect::StandbyForbidden(..)

@@ -18,6 +18,8 @@ pub(super) struct Object {
 pub(super) struct Machine {
     pub(super) record: InstanceRecord,
     pub(super) connected: bool,
+    /// Its agent died: it never connects again.
+    pub(super) mute: bool,
     /// Sent, and lost if its connection ends before it arrives.
     pub(super) on_its_way: Option<Arc<DesiredPod>>,
     pub(super) holds: Option<Held>,
