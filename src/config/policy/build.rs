@@ -327,7 +327,7 @@ fn placement(check: &Checker, key: &str, raw: &raw::Placement, catalog: &Catalog
     for (index, zone) in raw.zones.iter().flatten().enumerate() {
         check.zone(&format!("{key}.zones[{index}]"), zone, catalog)?;
     }
-    Ok(Placement { zones: raw.zones.clone(), spread: raw.spread })
+    Ok(Placement { zones: raw.zones.clone() })
 }
 
 fn cap(check: &Checker, key: &str, raw: Option<&raw::Dollars>) -> Result<Option<HourlyPrice>, PolicyError> {

@@ -165,6 +165,7 @@ const BROKEN: &[(&str, &str)] = &[
         "2: commitments[0].savingsPlan.family: \"m5.large\": expected a family of the catalog, such as c6i",
     ),
     ("wrong-type", "3: classes[0].weight: expected a whole number"),
+    ("spread-of-zones", "2: defaults.placement.spread: unknown field `spread`, expected one of zones"),
 ];
 
 #[test]
