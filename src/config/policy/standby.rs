@@ -22,7 +22,7 @@ pub fn pools(check: &Checker, raw: Vec<raw::Standby>, catalog: &Catalog) -> Resu
         let key = |field: &str| format!("standby[{index}].{field}");
         let raw::Standby { instance_type, zone, count, schedules } = raw;
         check.instance_type(&key("type"), &instance_type, catalog)?;
-        check.zone(&key("zone"), &zone, catalog)?;
+        check.zone_of_node(&key("zone"), &zone, catalog)?;
         if !seen.insert((instance_type.clone(), zone.clone())) {
             return Err(check.error(format!("standby[{index}]"), "this type and zone is given twice"));
         }
