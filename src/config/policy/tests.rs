@@ -165,6 +165,14 @@ const BROKEN: &[(&str, &str)] = &[
         "2: commitments[0].savingsPlan.family: \"m5.large\": expected a family of the catalog, such as c6i",
     ),
     ("wrong-type", "3: classes[0].weight: expected a whole number"),
+    (
+        "christmas-on-a-saturday",
+        "6: standby[0].schedules[1]: overlaps schedules[0] at 2027-12-25T09:00:00Z: expected windows that do not overlap",
+    ),
+    (
+        "no-such-day",
+        "5: standby[0].schedules[0].cron: \"0 8 31 2 *\" never begins: expected a day of month that one of the months has",
+    ),
     ("cap-of-namespace-below-base", "4: classes[0].mix.onDemandBase: 3: expected at most the 1 instances of its limit"),
     ("spread-of-zones", "2: defaults.placement.spread: unknown field `spread`, expected one of zones"),
 ];
