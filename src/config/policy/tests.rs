@@ -175,6 +175,14 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     ("cap-of-namespace-below-base", "4: classes[0].mix.onDemandBase: 3: expected at most the 1 instances of its limit"),
     ("spread-of-zones", "2: defaults.placement.spread: unknown field `spread`, expected one of zones"),
+    (
+        "price-that-is-no-number",
+        "3: defaults.maxHourlyPrice: \".nan\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
+    ),
+    ("key-twice", "3: defaults.maxHourlyPrice: maxHourlyPrice is given twice: expected each key once"),
+    ("one-for-a-list", "2: defaults.purchase: expected a list"),
+    ("empty-name", "2: classes[0].name: expected a text, found nothing"),
+    ("commitment-of-no-kind", "2: commitments[0]: expected a map with one key"),
 ];
 
 #[test]
