@@ -37,7 +37,6 @@ classes:
     weight: 10
     mix: {onDemandBase: 2, onDemandPercentAboveBase: 30}
     purchase: [{option: capacity-reservation}, {option: spot}, {option: on-demand, after: ice}]
-    placement: {spread: balanced}
 limits:
   - {scope: cluster, maxHourly: 1000000}
   - {scope: {namespace: n3}, maxInstances: 500}

@@ -41,7 +41,15 @@ pub fn load_policy(file: &Path, catalog: &Catalog) -> Result<Loaded, ConfigError
 }
 
 pub fn policy_of(source: &Source, catalog: &Catalog) -> Result<Loaded, PolicyError> {
-    let check = Checker::new(source);
+    policy_by(Checker::new(source), catalog)
+}
+
+/// As [`policy_of`], for a provider with nodes in these zones alone: it buys nothing in others.
+pub fn policy_for(source: &Source, catalog: &Catalog, nodes: &[String]) -> Result<Loaded, PolicyError> {
+    policy_by(Checker { nodes: Some(nodes), ..Checker::new(source) }, catalog)
+}
+
+fn policy_by(check: Checker, catalog: &Catalog) -> Result<Loaded, PolicyError> {
     let policy = build::policy(&check, check.parse()?, catalog)?;
     Ok(Loaded { policy, unlisted: check.unlisted.into_inner() })
 }
@@ -79,13 +87,15 @@ pub fn market_of(
 struct Checker<'a> {
     file: &'a Path,
     text: &'a str,
+    /// The zones of the provider's nodes. None: no provider is known.
+    nodes: Option<&'a [String]>,
     /// What it has come upon: no error to the file, perhaps one to whoever uses it.
     unlisted: RefCell<Vec<Unlisted>>,
 }
 
 impl<'a> Checker<'a> {
     fn new(Source { file, text }: &'a Source) -> Self {
-        Self { file, text, unlisted: RefCell::default() }
+        Self { file, text, nodes: None, unlisted: RefCell::default() }
     }
 }
 
@@ -137,6 +147,18 @@ impl Checker<'_> {
         }
         let expected = format!("expected a zone of the catalog: {}", catalog.zones.join(", "));
         Err(self.error(key, format!("{zone:?}: {expected}")))
+    }
+
+    /// As [`Self::zone`], for where something is to be bought.
+    fn zone_of_node(&self, key: &str, zone: &str, catalog: &Catalog) -> Result<(), PolicyError> {
+        self.zone(key, zone, catalog)?;
+        match self.nodes {
+            Some(nodes) if !nodes.iter().any(|node| node == zone) => {
+                let expected = format!("expected a zone in which there is a node: {}", nodes.join(", "));
+                Err(self.error(key, format!("{zone:?}: {expected}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn instance_type(&self, key: &str, name: &str, catalog: &Catalog) -> Result<(), PolicyError> {

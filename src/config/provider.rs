@@ -206,7 +206,7 @@ impl ProviderConfig {
         };
         let (mut policy, unlisted) = match &sources.cost_policy {
             Some(written) => {
-                let loaded = policy::policy_of(written, catalog)?;
+                let loaded = policy::policy_for(written, catalog, &zone_names)?;
                 match &cloud {
                     CloudConfig::Ec2(settings) if settings.tells_of_types() => (loaded.policy, loaded.unlisted),
                     CloudConfig::Ec2(_) => (loaded.by_the_catalog_alone(ec2::NOT_ASKED)?, Vec::new()),
@@ -408,5 +408,21 @@ mod tests {
             let refusal = refusal(from, to);
             assert!(refusal.contains(key) && refusal.contains(expected), "{to}: {refusal}");
         }
+    }
+
+    #[test]
+    fn a_cost_policy_that_buys_in_a_zone_without_a_node_is_refused() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/provider-config/provider.yaml"));
+        let with = |policy: &str| {
+            let raw: raw::Provider = super::super::parse(file, GOOD).unwrap();
+            let mut sources = Sources::read(Source::new(file, GOOD), &raw).unwrap();
+            sources.catalog.text.insert_str(0, "region: local\nzones: [local-a, local-b]\n");
+            sources.cost_policy = Some(Source::new("cost-policy.yaml", policy));
+            ProviderConfig::validate(raw, sources, &Surroundings::default()).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(with("standby: [{type: t3.small, zone: local-a}]"), Ok(()));
+        let refused = with("standby: [{type: t3.small, zone: local-b}]");
+        let expected = "\"local-b\": expected a zone in which there is a node: local-a";
+        assert_eq!(refused, Err(format!("cost-policy.yaml:1: standby[0].zone: {expected}")));
     }
 }

@@ -325,9 +325,9 @@ fn placement(check: &Checker, key: &str, raw: &raw::Placement, catalog: &Catalog
         return Err(check.error(format!("{key}.zones"), "is empty: expected zones, or no key at all"));
     }
     for (index, zone) in raw.zones.iter().flatten().enumerate() {
-        check.zone(&format!("{key}.zones[{index}]"), zone, catalog)?;
+        check.zone_of_node(&format!("{key}.zones[{index}]"), zone, catalog)?;
     }
-    Ok(Placement { zones: raw.zones.clone(), spread: raw.spread })
+    Ok(Placement { zones: raw.zones.clone() })
 }
 
 fn cap(check: &Checker, key: &str, raw: Option<&raw::Dollars>) -> Result<Option<HourlyPrice>, PolicyError> {
@@ -361,8 +361,17 @@ fn limits(check: &Checker, raw: &[raw::Limit], classes: &[raw::Class]) -> Result
 /// A mix's base that a limit makes impossible is a mistake.
 fn cap_holds_base(check: &Checker, index: usize, class: &Class, limits: &[Limit]) -> Result<(), PolicyError> {
     let Some(mix) = class.mix else { return Ok(()) };
-    let of_class = |limit: &&Limit| limit.scope == Scope::Cluster || limit.scope == Scope::Class(class.name.clone());
-    let cap = limits.iter().filter(of_class).filter_map(|limit| limit.max_instances).min();
+    // Of a class that has Pods of one namespace alone, that one's limit is a limit too.
+    let namespace = match class.matches.namespaces.as_slice() {
+        [one] if one.is_exact() => Some(one.as_str()),
+        _ => None,
+    };
+    let holds = |limit: &&Limit| match &limit.scope {
+        Scope::Cluster => true,
+        Scope::Namespace(name) => namespace == Some(name),
+        Scope::Class(name) => *name == class.name,
+    };
+    let cap = limits.iter().filter(holds).filter_map(|limit| limit.max_instances).min();
     match cap {
         Some(cap) if cap < mix.on_demand_base => {
             let problem = format!("{}: expected at most the {cap} instances of its limit", mix.on_demand_base);

@@ -14,7 +14,11 @@ enum Node {
 /// The line of `key` (`classes[1].mix.onDemandBase`), or of its deepest part that is there; 1 where the
 /// text can't be read.
 pub fn line_of(text: &str, key: &str) -> u64 {
-    let Ok(mut node) = serde_saphyr::from_str::<Node>(text) else { return 1 };
+    // What is no number is judged where it stands for one.
+    let options = serde_saphyr::options! {
+        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
+    };
+    let Ok(mut node) = serde_saphyr::from_str_with_options::<Node>(text, options) else { return 1 };
     let mut line = 1;
     for part in key.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
         node = match node {
@@ -102,6 +106,11 @@ impl<'de> Deserialize<'de> for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_found_though_a_value_is_no_finite_number() {
+        assert_eq!(line_of("a: .inf\nb:\n  c: .nan\n", "b.c"), 3);
+    }
 
     #[test]
     fn a_key_is_found_on_its_line_and_a_missing_one_on_its_parents() {

@@ -2,9 +2,7 @@
 //!
 //! The doc comments here are what the JSON Schemas say of each key.
 
-use crate::decide::purchase::policy::{
-    Allocation, Architecture, CreditMode, GroupBy, OnNotice, OnRebalance, Scope, Spread,
-};
+use crate::decide::purchase::policy::{Allocation, Architecture, CreditMode, GroupBy, OnNotice, OnRebalance, Scope};
 use crate::model::Purchase;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -252,9 +250,10 @@ pub struct Mix {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Placement {
-    /// Left out: every zone of the catalog.
+    /// The zones in which its Pods may run; left out: all. A zone is not chosen here: a Pod's zone is its node's, which the
+    /// scheduler chooses. A Pod bound to a node of another zone waits with the reason, so give such Pods a nodeSelector or an
+    /// affinity for topology.kubernetes.io/zone too.
     pub zones: Option<Vec<String>>,
-    pub spread: Spread,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -327,7 +326,7 @@ pub struct Standby {
 pub struct Schedule {
     /// Minute, hour, day of month, month, day of week: when it begins.
     pub cron: String,
-    /// How long it lasts; at least 15m.
+    /// How long it lasts, also where the clock is changed meanwhile; at least 15m.
     pub duration: Duration,
     /// An IANA name, such as Europe/Berlin.
     pub time_zone: String,

@@ -165,6 +165,24 @@ const BROKEN: &[(&str, &str)] = &[
         "2: commitments[0].savingsPlan.family: \"m5.large\": expected a family of the catalog, such as c6i",
     ),
     ("wrong-type", "3: classes[0].weight: expected a whole number"),
+    (
+        "christmas-on-a-saturday",
+        "6: standby[0].schedules[1]: overlaps schedules[0] at 2027-12-25T09:00:00Z: expected windows that do not overlap",
+    ),
+    (
+        "no-such-day",
+        "5: standby[0].schedules[0].cron: \"0 8 31 2 *\" never begins: expected a day of month that one of the months has",
+    ),
+    ("cap-of-namespace-below-base", "4: classes[0].mix.onDemandBase: 3: expected at most the 1 instances of its limit"),
+    ("spread-of-zones", "2: defaults.placement.spread: unknown field `spread`, expected one of zones"),
+    (
+        "price-that-is-no-number",
+        "3: defaults.maxHourlyPrice: \".nan\" is not a price: expected dollars an hour with at most six decimals, such as 0.0104",
+    ),
+    ("key-twice", "3: defaults.maxHourlyPrice: maxHourlyPrice is given twice: expected each key once"),
+    ("one-for-a-list", "2: defaults.purchase: expected a list"),
+    ("empty-name", "2: classes[0].name: expected a text, found nothing"),
+    ("commitment-of-no-kind", "2: commitments[0]: expected a map with one key"),
 ];
 
 #[test]
@@ -183,6 +201,40 @@ fn every_broken_policy_is_refused_with_file_line_key_and_what_was_expected() {
     let expected: BTreeMap<String, String> =
         BROKEN.iter().map(|(name, said)| ((*name).to_owned(), (*said).to_owned())).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_provider_buys_nothing_in_zones_without_a_node_and_so_must_not_be_told_to() {
+    let nodes = ["us-east-1a".to_owned(), "us-east-1b".to_owned()];
+    let refused = |text: &str| {
+        let source = Source::new("policy.yaml", text);
+        policy_of(&source, &catalog()).expect("by the catalog alone it is good");
+        policy_for(&source, &catalog(), &nodes).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let expected = "\"us-east-1c\": expected a zone in which there is a node: us-east-1a, us-east-1b";
+    assert_eq!(
+        refused("standby:\n- type: t3.small\n  zone: us-east-1c\n"),
+        Err(format!("policy.yaml:3: standby[0].zone: {expected}"))
+    );
+    assert_eq!(
+        refused("classes:\n- name: web\n  placement: {zones: [us-east-1b, us-east-1c]}\n"),
+        Err(format!("policy.yaml:3: classes[0].placement.zones[1]: {expected}"))
+    );
+    // What is paid for elsewhere is paid for all the same.
+    assert_eq!(refused("commitments:\n- zonal: {type: c6i.large, zone: us-east-1c, count: 1}\n"), Ok(()));
+    assert_eq!(refused("defaults: {placement: {zones: [us-east-1a]}}"), Ok(()));
+}
+
+#[test]
+fn a_mix_is_not_judged_by_a_namespaces_limit_where_the_class_has_pods_of_others_too() {
+    for namespaces in ["[jobs, shop]", "[\"jobs*\"]", "[]"] {
+        let text = format!(
+            "classes:\n- name: batch\n  match: {{namespaces: {namespaces}}}\n  mix: {{onDemandBase: 3, \
+             onDemandPercentAboveBase: 10}}\n  purchase: [{{option: spot}}, {{option: on-demand}}]\n\
+             limits: [{{scope: {{namespace: jobs}}, maxInstances: 1}}]\n"
+        );
+        policy_of(&Source::new("policy.yaml", text), &catalog()).unwrap_or_else(|e| panic!("{namespaces}: {e}"));
+    }
 }
 
 #[test]

@@ -5,19 +5,17 @@ use super::ledger::{Draw, Group, Ledger, Live, Tally, is_on_demand};
 use super::market::TypeSpec;
 use super::narrow::{Narrowing, narrowing};
 use super::planner::{OPTIONS, Planner, rank, selects};
-use super::policy::{Class, CreditMode, GroupBy, Limit, Match, Mix, Scope, Sizing, Spread, Step};
+use super::policy::{Class, CreditMode, GroupBy, Limit, Match, Mix, Scope, Sizing, Step};
 use super::why::{Unfit, Why};
 use super::{Demand, Market, Policy};
 use crate::model::{HourlyPrice, Offer, Purchase};
 use jiff::Timestamp;
 use std::borrow::Cow;
-use std::cmp::Ordering;
 
 /// Compared in the order of its fields. Three numbers, as a batch's decision is mostly the comparing and moving of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    /// Rank, then crowd where that comes first.
-    before: u64,
+    rank: u32,
     price: HourlyPrice,
     /// Crowd, size, zone.
     after: u64,
@@ -25,12 +23,8 @@ struct Candidate {
 
 impl Candidate {
     /// `size`: the type's place by [`Planner::sizes`], smallest first.
-    fn new(rank: u32, crowd_first: u32, price: HourlyPrice, crowd: u32, size: u16, zone: u16) -> Self {
-        Self {
-            before: u64::from(rank) << 32 | u64::from(crowd_first),
-            price,
-            after: u64::from(crowd) << 32 | u64::from(size) << 16 | u64::from(zone),
-        }
+    fn new(rank: u32, price: HourlyPrice, crowd: u32, size: u16, zone: u16) -> Self {
+        Self { rank, price, after: u64::from(crowd) << 32 | u64::from(size) << 16 | u64::from(zone) }
     }
 
     fn size(self) -> u16 {
@@ -327,8 +321,8 @@ impl<'a> Case<'a, '_> {
         for ((id, zone), allowed) in (0u16..).zip(&planner.zones).zip(&planner.classes[place].zones) {
             let other = self.demand.zones.as_ref().is_some_and(|zones| !zones.iter().any(|z| z == zone));
             let why = match () {
-                () if !allowed => Why::ZoneNotAllowed,
                 () if other => Why::OtherZone,
+                () if !allowed => Why::ZoneNotAllowed,
                 () if self.ledger.in_zone(zone) >= planner.addresses[usize::from(id)] => Why::NoAddresses,
                 () => {
                     zones.push((id, group.and_then(|g| g.zones.get(*zone)).copied().unwrap_or(0)));
@@ -337,6 +331,7 @@ impl<'a> Case<'a, '_> {
             };
             dropped.push(Dropped { option: None, instance_type: None, zone: Some(id), why });
         }
+        let of_zones = dropped.len();
         let lacking = self.class.mix.is_some_and(|mix| lacks(mix, group));
         // Of a mix those that it lacks first.
         let first = |step: &&Step| self.class.mix.is_none() || is_on_demand(step.option) == lacking;
@@ -356,8 +351,13 @@ impl<'a> Case<'a, '_> {
                 return Outcome::Plan(Choice { for_mix, ..choice });
             }
         }
-        // Where no type does, how one might have been paid for does not matter.
-        Outcome::Pend(self.pend(unfit, if types.is_empty() { &[] } else { dropped }))
+        // Where no type does, neither zones nor ways of paying matter, and where no zone does, no way of paying.
+        let told = match (types.is_empty(), zones.is_empty()) {
+            (true, _) => 0,
+            (false, true) => of_zones,
+            (false, false) => dropped.len(),
+        };
+        Outcome::Pend(self.pend(unfit, &dropped[..told]))
     }
 
     /// Whether a type holds the Pod, and its rank in the annotations' order, if they have one.
@@ -370,7 +370,7 @@ impl<'a> Case<'a, '_> {
             place = rank(list, spec);
         }
         if self.demand.architecture.is_some_and(|architecture| architecture != spec.architecture) {
-            return Err(Unfit::Architecture);
+            return Err(Unfit::OtherArchitecture);
         }
         let offered = spec.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
         if spec.cpu_millis < cpu || offered < memory {
@@ -411,7 +411,6 @@ impl<'a> Case<'a, '_> {
             place: OPTIONS.iter().position(|option| *option == step.option).expect("OPTIONS has all"),
             cap: [self.class.max_hourly, self.narrowing.max_hourly, of_spot].into_iter().flatten().min(),
         };
-        let balanced = self.class.placement.spread == Spread::Balanced;
         offers.clear();
         short.clear();
         for &(type_id, rank) in types {
@@ -434,8 +433,7 @@ impl<'a> Case<'a, '_> {
                 let pool = PoolId { instance_type: type_id, zone: zone_id };
                 match self.price(&offering, spec, pool, most, surplus) {
                     Ok(price) => {
-                        let crowd_first = if balanced { crowd } else { 0 };
-                        let candidate = Candidate::new(rank, crowd_first, price, crowd, size, zone_id);
+                        let candidate = Candidate::new(rank, price, crowd, size, zone_id);
                         if self.planner.quarantined[offering.place][self.index(pool)] {
                             short.push(candidate);
                             let (instance_type, zone) = (Some(type_id), Some(zone_id));
@@ -452,8 +450,8 @@ impl<'a> Case<'a, '_> {
         }
         // Asking pool after pool costs calls and time: with this many short ones that were better than the best that is
         // left, the way of paying is given up until one comes back.
-        let best = offers.iter().min().map(|best| (best.before, best.price));
-        let short = short.iter().filter(|short| best.is_some_and(|best| (short.before, short.price) < best)).count();
+        let best = offers.iter().min().map(|best| (best.rank, best.price));
+        let short = short.iter().filter(|short| best.is_some_and(|best| (short.rank, short.price) < best)).count();
         if short > 0 && short >= self.planner.policy.ice.max_attempts as usize {
             dropped.push(whole(Why::TooManyAttempts { short: u32::try_from(short).unwrap_or(u32::MAX) }));
             return None;
@@ -561,18 +559,20 @@ impl<'a> Case<'a, '_> {
         usize::from(pool.instance_type) * self.planner.zones.len() + usize::from(pool.zone)
     }
 
-    /// The reason of what came nearest to being bought; of equally near ones the smallest figures.
+    /// The reason of what came nearest to being bought; of equally near ones the smallest figures, then the first by name.
     fn pend(&self, unfit: &[(u16, Unfit)], passed_over: &[Dropped]) -> Pend {
-        let nearer = |a: &Dropped, b: &Dropped| match stage(a.why).cmp(&stage(b.why)) {
-            Ordering::Equal => b.cmp(a),
-            order => order,
+        // Nothing is made up beforehand to be compared: for a Pod that waits there are hundreds.
+        let nearer = |a: &Dropped, b: &Dropped| {
+            let stages = stage(a.why).cmp(&stage(b.why));
+            stages.then_with(|| b.why.figure().cmp(&a.why.figure())).then_with(|| b.cmp(a))
         };
         let Some(nearest) = dropped(unfit, passed_over).max_by(nearer) else {
             return Pend { reason: "NoInstanceTypeFits", message: "the catalog offers nothing".to_owned() };
         };
         let (cpu, memory) = self.need;
-        let unknown = match nearest.why {
+        let more = match nearest.why {
             Why::Unfit(_) => self.planner.names_unknown(self.place, &self.narrowing.allow),
+            Why::ZoneNotAllowed => self.zones_allowed(),
             _ => String::new(),
         };
         let small = unfit.iter().filter(|(_, why)| *why == Unfit::TooSmall).map(|(id, _)| self.planner.type_of(*id));
@@ -581,7 +581,7 @@ impl<'a> Case<'a, '_> {
             let offered = largest.memory_bytes.saturating_sub(self.planner.market.reserved_memory_bytes);
             let message = format!(
                 "no instance type is large enough for cpu {cpu}m and memory {}Mi in class {}: the largest, {}, offers \
-                 cpu {}m and memory {}Mi{unknown}",
+                 cpu {}m and memory {}Mi{more}",
                 memory.div_ceil(1 << 20),
                 self.class.name,
                 largest.name,
@@ -591,12 +591,23 @@ impl<'a> Case<'a, '_> {
             return Pend { reason: nearest.why.reason(), message };
         }
         let message = format!(
-            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}{unknown}",
+            "nothing may be bought for cpu {cpu}m and memory {}Mi in class {}: nearest was {}{more}",
             memory.div_ceil(1 << 20),
             self.class.name,
             self.planner.explain(&nearest),
         );
         Pend { reason: nearest.why.reason(), message }
+    }
+
+    /// The end of a message to a Pod whose zone its class does not allow: a Pod that is bound never changes its zone.
+    fn zones_allowed(&self) -> String {
+        let mut zones: Vec<&str> = self.class.placement.zones.iter().flatten().map(String::as_str).collect();
+        zones.sort_unstable();
+        let zones = zones.join(", ");
+        format!(
+            "; a Pod's zone is its node's: give Pods of the class a nodeSelector or an affinity for \
+             topology.kubernetes.io/zone {zones}"
+        )
     }
 }
 
@@ -620,22 +631,25 @@ impl Planner<'_> {
     }
 }
 
-const TOO_SMALL: u8 = 2;
+const TOO_SMALL: u8 = 4;
 
-/// How near to being bought: the place in Why's order, whatever the figures.
+/// How near to being bought, whatever the figures.
 fn stage(why: Why) -> u8 {
     match why {
-        Why::Unfit(unfit) => match unfit {
-            Unfit::NotAllowed | Unfit::Denied | Unfit::Architecture | Unfit::Generation | Unfit::Burstable => 0,
-            Unfit::AboveMaxVcpu | Unfit::AboveMaxMemory | Unfit::NotInAnnotation => 1,
-            Unfit::TooSmall | Unfit::AboveBaseline => TOO_SMALL,
-        },
-        Why::NotBurstable => 1,
-        Why::ZoneNotAllowed | Why::OtherZone | Why::NotOffered | Why::PurchaseNotInAnnotation | Why::NotNeeded => 3,
-        Why::NoReservation | Why::NotSpot => 4,
-        Why::SurplusTooDear { .. } | Why::AbovePercent { .. } | Why::OverCap { .. } => 5,
-        Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined | Why::TooManyAttempts { .. } => 6,
-        Why::OverLimit { .. } => 7,
+        // Types that nobody meant for the Pod tell it nothing.
+        Why::Unfit(Unfit::NotAllowed) => 0,
+        Why::Unfit(Unfit::Denied | Unfit::Architecture | Unfit::Generation | Unfit::Burstable) => 1,
+        Why::Unfit(Unfit::AboveMaxVcpu | Unfit::AboveMaxMemory | Unfit::NotInAnnotation) | Why::NotBurstable => 2,
+        Why::Unfit(Unfit::OtherArchitecture) => 3,
+        Why::Unfit(Unfit::TooSmall | Unfit::AboveBaseline) => TOO_SMALL,
+        Why::OtherZone => 5,
+        Why::ZoneNotAllowed => 6,
+        Why::NotOffered | Why::PurchaseNotInAnnotation | Why::NotNeeded => 7,
+        Why::NoReservation | Why::NotSpot => 8,
+        Why::SurplusTooDear { .. } => 9,
+        Why::AbovePercent { .. } | Why::OverCap { .. } => 10,
+        Why::TooFewPools { .. } | Why::NoAddresses | Why::Quarantined | Why::TooManyAttempts { .. } => 11,
+        Why::OverLimit { .. } => 12,
     }
 }
 

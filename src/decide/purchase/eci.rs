@@ -30,7 +30,10 @@ const FAIL: &str = "k8s.aliyun.com/eci-fail-strategy";
 const REFUSED: &[(&str, &str)] = &[
     ("max-pending-minute", "a Pod waits as long as it takes; activeDeadlineSeconds bounds a Pod's whole life"),
     ("vswitch", "the node is the zone, and its subnets are the provider's (cloud in provider.yaml)"),
-    ("schedule-strategy", "placement.spread of the cost policy says how zones are chosen"),
+    (
+        "schedule-strategy",
+        "the scheduler chooses the zone, with the node: topologySpreadConstraints or an affinity say how",
+    ),
     ("image-cache", "the machine image brings what is pulled beforehand"),
     ("custom-tags", "tags are the provider's (cloud in provider.yaml)"),
     ("extra-ephemeral-storage", "the root volume's size is the provider's (cloud in provider.yaml)"),

@@ -185,17 +185,6 @@ pub enum GroupBy {
 pub struct Placement {
     /// None: every zone of the catalog.
     pub zones: Option<Vec<String>>,
-    pub spread: Spread,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Spread {
-    /// The cheapest zone; of equal ones that with the fewest of the group.
-    #[default]
-    Price,
-    /// The zone with the fewest of the group; of equal ones the cheapest.
-    Balanced,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

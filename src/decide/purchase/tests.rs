@@ -8,6 +8,7 @@ mod mixes;
 mod month;
 mod narrowing;
 mod narrows;
+mod nearest;
 mod oracle;
 mod order;
 mod unknown;
@@ -193,37 +194,4 @@ proptest! {
             prop_assert!(!market.quarantine.iter().any(|q| q.holds(b.option, &b.pool.0, &b.pool.1, now())));
         }
     }
-}
-
-#[test]
-fn a_pending_pod_says_what_came_nearest() {
-    let mut own = class("own", 1, vec![step(Purchase::OnDemand)]);
-    own.max_hourly = Some(HourlyPrice(5));
-    let policy = policy(vec![own]);
-    let spec = TypeSpec {
-        name: "c6.large".into(),
-        architecture: Architecture::Amd64,
-        cpu_millis: 1000,
-        memory_bytes: 1000,
-        on_demand: HourlyPrice(10),
-        burst: None,
-    };
-    let market = Market {
-        catalog: Catalog { region: "r".into(), zones: vec!["a".into()], types: vec![spec] },
-        ..Market::default()
-    };
-    let ledger = Ledger::new(&policy, &market);
-    let demand = Demand::default();
-    let decision = decide(&policy, &demand, &market, &ledger, now());
-    let Outcome::Pend(pend) = decision.outcome else { panic!("{decision:?}") };
-    assert_eq!(pend.reason, "PriceCapExceeded");
-    assert!(
-        pend.message.ends_with("on-demand c6.large in a: $0.00001/h is above the price cap of $0.000005/h"),
-        "{}",
-        pend.message
-    );
-    let bad =
-        Demand { annotations: Arc::new([(PURCHASE.to_owned(), "stolen".to_owned())].into()), ..Demand::default() };
-    let Outcome::Pend(pend) = decide(&policy, &bad, &market, &ledger, now()).outcome else { panic!() };
-    assert!(pend.message.contains(PURCHASE) && pend.message.contains("expected on-demand"), "{}", pend.message);
 }

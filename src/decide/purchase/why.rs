@@ -10,12 +10,15 @@ use crate::model::HourlyPrice;
 pub enum Unfit {
     NotAllowed,
     Denied,
+    /// One that the class does not have.
     Architecture,
     Generation,
     Burstable,
     AboveMaxVcpu,
     AboveMaxMemory,
     NotInAnnotation,
+    /// Than the Pod's.
+    OtherArchitecture,
     TooSmall,
     AboveBaseline,
 }
@@ -24,8 +27,8 @@ pub enum Unfit {
 pub enum Why {
     Unfit(Unfit),
     NotBurstable,
-    ZoneNotAllowed,
     OtherZone,
+    ZoneNotAllowed,
     NotOffered,
     PurchaseNotInAnnotation,
     NoReservation,
@@ -68,7 +71,8 @@ impl Unfit {
             | Self::Generation
             | Self::Burstable
             | Self::AboveMaxVcpu
-            | Self::AboveMaxMemory => "NoInstanceTypeAllowed",
+            | Self::AboveMaxMemory
+            | Self::OtherArchitecture => "NoInstanceTypeAllowed",
             Self::NotInAnnotation => "NarrowedAway",
             Self::TooSmall | Self::AboveBaseline => "NoInstanceTypeFits",
         }
@@ -78,7 +82,8 @@ impl Unfit {
         match self {
             Self::NotAllowed => "is not among the class's instances",
             Self::Denied => "is denied",
-            Self::Architecture => "has another architecture",
+            Self::Architecture => "has an architecture that the class does not allow",
+            Self::OtherArchitecture => "has another architecture than the Pod",
             Self::Generation => "is of an older generation than allowed",
             Self::Burstable => "is burstable, which the class does not allow",
             Self::AboveMaxVcpu => "has more vCPUs than maxVcpu",
@@ -107,6 +112,15 @@ impl Why {
             Self::NoAddresses => "InsufficientFreeAddresses",
             Self::Quarantined | Self::TooManyAttempts { .. } => "InsufficientInstanceCapacity",
             Self::OverLimit { .. } => "CostLimitReached",
+        }
+    }
+
+    /// What was too dear, and how dear; 0 where price was not the matter.
+    pub fn figure(self) -> HourlyPrice {
+        match self {
+            Self::SurplusTooDear { surplus, .. } => surplus,
+            Self::AbovePercent { price, .. } | Self::OverCap { price, .. } | Self::OverLimit { price, .. } => price,
+            _ => HourlyPrice::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::super::{
 use super::{Api, MOST_VALUES, PRODUCT, any_of, more, of_cluster, plain_tags};
 use crate::interner::Interner;
 use crate::model::{InstanceId, Usage, tag};
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Placement, Tenancy};
+use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName, Placement, StateReason, Tenancy};
 use jiff::Timestamp;
 use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 
@@ -34,7 +34,6 @@ fn machine(instance: &Instance, tags: &mut Interner<Tags>) -> Option<Machine> {
         let other = |of: &&aws_sdk_ec2::types::InstancePrivateIpAddress| of.primary() == Some(false);
         interface.private_ip_addresses().iter().find(other)?.private_ip_address().and_then(address)
     });
-    let reason = instance.state_reason().and_then(|reason| reason.message().or_else(|| reason.code()));
     Some(Machine {
         id: InstanceId::new(instance.instance_id()?),
         instance_type: instance.instance_type()?.as_str().to_owned(),
@@ -48,13 +47,22 @@ fn machine(instance: &Instance, tags: &mut Interner<Tags>) -> Option<Machine> {
             InstanceStateName::Stopped => MachineState::Stopped,
             _ => return None,
         },
-        state_reason: reason.filter(|text| !text.is_empty()).map(str::to_owned),
+        state_reason: instance.state_reason().and_then(reason),
         private_ip: instance.private_ip_address().and_then(address),
         secondary_ip: secondary,
         launched_at: instance.launch_time().and_then(|at| Timestamp::from_second(at.secs()).ok())?,
         spot: instance.instance_lifecycle().is_some_and(|lifecycle| lifecycle.as_str() == "spot"),
         tags: tags.intern(plain_tags(instance.tags())),
     })
+}
+
+/// `Client.InternalError: Client error on launch`. Mostly the message begins with the code, and says nothing else of it.
+fn reason(reason: &StateReason) -> Option<String> {
+    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    match (given(reason.code()), given(reason.message())) {
+        (Some(code), Some(message)) if !message.starts_with(&code) => Some(format!("{code}: {message}")),
+        (code, message) => message.or(code),
+    }
 }
 
 /// AWS, "How Reserved Instances are applied": of the same tenancy and platform.

@@ -201,9 +201,8 @@ pub fn drawn_class() -> impl Strategy<Value = Class> {
         max_surplus: surplus.map(HourlyPrice),
     });
     let zones = prop::option::weighted(0.3, prop::sample::subsequence(ZONES.to_vec(), 1..=3));
-    let placement = (zones, any::<bool>()).prop_map(|(zones, balanced)| Placement {
+    let placement = zones.prop_map(|zones: Option<Vec<&str>>| Placement {
         zones: zones.map(|all| all.into_iter().map(str::to_owned).collect()),
-        spread: if balanced { Spread::Balanced } else { Spread::Price },
     });
     let rest = (prop::option::of(mix()), seldom(5u64..20), prop::bool::weighted(0.7));
     (steps(), instances(), sizing, credits, placement, rest).prop_map(

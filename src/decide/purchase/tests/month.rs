@@ -114,9 +114,14 @@ fn market(hour: i64) -> Market {
     }
 }
 
+fn reservation() -> Reservation {
+    Reservation { instance_type: "c6i.xlarge".to_owned(), zone: "b".to_owned(), count: 2 }
+}
+
 fn buying() -> Policy {
     let tier = |name: &str| Match { labels: [("tier".to_owned(), name.to_owned())].into(), ..Match::default() };
-    let mut web = class("web", 3, vec![step(Purchase::Spot), step(Purchase::OnDemand)]);
+    let ways = [Purchase::CapacityReservation, Purchase::Spot, Purchase::OnDemand];
+    let mut web = class("web", 3, ways.map(step).to_vec());
     web.matches = tier("web");
     web.instances.burstable = false;
     web.mix = Some(Mix { on_demand_base: 4, on_demand_percent_above_base: 40, group_by: GroupBy::Owner });
@@ -135,6 +140,7 @@ fn buying() -> Policy {
             Commitment::Regional { family: "m6i".to_owned(), units: 800 },
             Commitment::Zonal { instance_type: "c6i.large".to_owned(), zone: "a".to_owned(), count: 1 },
         ],
+        reservations: vec![reservation()],
         ..policy(vec![web, jobs, small])
     }
 }
@@ -223,7 +229,8 @@ fn oracle_bill(ran: &[Ran]) -> f64 {
         let mut usage: BTreeMap<(&str, &str), f64> = BTreeMap::new();
         for one in ran {
             let (from, to) = (one.begin.max(hour * 3600), one.end.min(hour * 3600 + 3600));
-            if to <= from {
+            // Capacity that is reserved is paid for in any case, and so apart.
+            if to <= from || one.option == Purchase::CapacityReservation {
                 continue;
             }
             let hours = (to - from) as f64 / 3600.0;
@@ -271,6 +278,14 @@ fn a_months_modelled_bill_is_within_two_percent_of_an_independent_oracles() {
     assert_eq!(ran.len(), lives.len());
     assert!(of(&|one| one.option == Purchase::Spot) > 300 && of(&|one| one.option == Purchase::OnDemand) > 300);
     assert_eq!(of(&|one| one.option == Purchase::Burstable), 3);
+    let reserved = |one: &Ran| one.option == Purchase::CapacityReservation;
+    assert!(of(&reserved) > 50);
+    for one in ran.iter().filter(|one| reserved(one)) {
+        let at_once = of(&|other| reserved(other) && (other.begin..other.end).contains(&one.begin));
+        let Reservation { instance_type, zone, count } = reservation();
+        assert_eq!((&one.name, &one.zone), (&instance_type, &zone));
+        assert!(at_once <= count as usize, "{at_once} are in a reservation of {count}");
+    }
     for (name, ..) in TYPES {
         assert!(of(&|one| one.name == name) > 0, "{name} was never bought");
     }

@@ -4,7 +4,7 @@
 //! What is allowed is the oracle's [`Question::shelf`], where nothing is preferred: types, denials, architecture,
 //! generation, burstable types and their credits, sizes, zones, ways of paying with their caps and `minPools`, the
 //! price; and a mix has the same or a larger share on demand. A class's own are its sizing, match and weight, the limits
-//! of its name, and what it likes best of what is left: the order of ways of paying and of types, the spread, and
+//! of its name, and what it likes best of what is left: the order of ways of paying and of types, and
 //! `after`, which means nothing on the first way.
 
 use super::*;
@@ -112,7 +112,7 @@ impl Written {
                 ..Instances::default()
             },
             credits: self.credits.unwrap_or(Credits { mode: CreditMode::Unlimited, max_surplus: None }),
-            placement: Placement { zones: self.zones.as_ref().map(|all| strings(all)), spread: Spread::Price },
+            placement: Placement { zones: self.zones.as_ref().map(|all| strings(all)) },
             max_hourly: self.cap.map(HourlyPrice),
             use_commitments: self.commitments.unwrap_or(true),
             ..class("alone", 0, self.purchase.clone().unwrap_or_else(anyhow))

@@ -27,8 +27,6 @@ pub struct Bought {
 pub struct Key {
     /// The place in the list whose order is meant.
     listed: usize,
-    /// How many of the group are in the zone, where balance comes before the price.
-    balance: u64,
     price: u64,
     crowd: u64,
     size: (u64, u64),
@@ -36,8 +34,8 @@ pub struct Key {
 
 impl Key {
     /// What makes a pool better than another; the rest only chooses among equally good ones.
-    fn worth(self) -> (usize, u64, u64) {
-        (self.listed, self.balance, self.price)
+    fn worth(self) -> (usize, u64) {
+        (self.listed, self.price)
     }
 }
 
@@ -348,9 +346,8 @@ impl Question<'_> {
                     continue;
                 }
                 let crowd = self.group(class).iter().filter(|one| one.pool.1 == zone).count() as u64;
-                let balance = if class.placement.spread == Spread::Balanced { crowd } else { 0 };
                 let size = (spec.cpu_millis, spec.memory_bytes);
-                let key = Key { listed: listed.unwrap_or(usize::MAX), balance, price, crowd, size };
+                let key = Key { listed: listed.unwrap_or(usize::MAX), price, crowd, size };
                 if self.is_short(step.option, &pool) {
                     shelf.short.push(key);
                     continue;
