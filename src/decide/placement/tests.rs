@@ -377,6 +377,21 @@ fn a_standby_pool_keeps_its_count_and_serves_any_class_that_would_buy_the_same()
 }
 
 #[test]
+fn what_waits_in_a_zone_that_the_pods_class_does_not_have_is_not_given_to_it() {
+    let bound = |zones: Option<&str>| {
+        let mut course = Course::new(policy(), &[]);
+        course.policy.standby =
+            vec![StandbyPool { instance_type: "small".into(), zone: "a".into(), count: 1, windows: vec![] }];
+        course.round(0, 1);
+        course.supplies.iter_mut().for_each(|s| s.ready = true);
+        course.policy.classes[2].placement.zones = zones.map(|zone| vec![zone.to_owned()]);
+        course.demands = vec![demand(0, &one(2, 500)[0])];
+        course.plan(1).bind.len()
+    };
+    assert_eq!([bound(None), bound(Some("a")), bound(Some("b"))], [1, 1, 0]);
+}
+
+#[test]
 fn an_unused_instance_is_replaced_at_the_end_of_its_life() {
     let mut course = Course::new(policy(), &[]);
     course.policy.ttl.max_lifetime = Some(SignedDuration::from_secs(50));

@@ -279,7 +279,9 @@ impl<'a> Case<'a, '_> {
         let holds =
             self.planner.classes[self.place].types[index].and_then(|rank| self.fits(self.planner.types[index], rank));
         holds.is_ok()
-            && self.demand.zones.as_ref().is_none_or(|zones| zones.iter().any(|z| z == zone))
+            && [&self.demand.zones, &self.class.placement.zones]
+                .into_iter()
+                .all(|zones| zones.as_ref().is_none_or(|zones| zones.iter().any(|z| z == zone)))
             && self.class.purchase.iter().any(|step| step.option == offer.purchase)
             && self.may_pay_by(offer.purchase)
     }
