@@ -31,7 +31,7 @@ use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, Wh
 use crate::model::{Allocation, CreditMode, HourlyPrice, InstanceId, Offer, PodUid, Purchase};
 use jiff::{SignedDuration, Timestamp};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -86,6 +86,8 @@ pub struct Rules<'a> {
     pub market: &'a Market,
     /// Classes for which a launch failed, by zone: nothing is launched before this time.
     pub cooling: BTreeMap<(String, String), Timestamp>,
+    /// Classes, by zone, of which nothing is launched while one is on its way: what is launched there does not serve.
+    pub one_at_a_time: BTreeSet<(String, String)>,
     /// How many more instances may exist in each zone.
     pub room: BTreeMap<String, u32>,
     pub window: BatchWindow,
@@ -132,7 +134,7 @@ pub enum Waiting {
     Launching { class: String, offer: Offer },
     /// The policy lets nothing be bought now, or ever.
     Pending { class: String, reason: &'static str, message: String },
-    /// The cloud failed to launch for this class; it is asked again after `until`.
+    /// What is launched for this class fails; another is launched after `until`, and when one that is on its way serves.
     Failed { class: String, until: Timestamp },
     /// The node's limit on instances is reached.
     LimitReached,
@@ -191,6 +193,8 @@ struct Round<'a> {
     /// Ready ones first, the oldest first.
     free: BTreeMap<Kind, VecDeque<&'a Supply>>,
     room: BTreeMap<String, u32>,
+    /// Of [`Rules::one_at_a_time`], those that have their one.
+    on_their_way: BTreeSet<(String, String)>,
     /// When the orders may leave, if they may not yet.
     held_until: Option<Timestamp>,
     now: Timestamp,
@@ -205,6 +209,7 @@ pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rule
         ledger: Ledger::new(rules.policy, rules.market),
         free: BTreeMap::new(),
         room: rules.room.clone(),
+        on_their_way: BTreeSet::new(),
         held_until: None,
         now,
         plan: Plan::default(),
@@ -241,6 +246,10 @@ impl<'a> Round<'a> {
         let mut ordered: Vec<&Supply> = supplies.iter().collect();
         ordered.sort_by_key(|s| (!s.ready, s.launched_at, &s.instance));
         for supply in ordered {
+            let place = (supply.class.clone(), supply.zone.clone());
+            if !supply.ready && self.rules.one_at_a_time.contains(&place) {
+                self.on_their_way.insert(place);
+            }
             let too_old = |most: SignedDuration| self.now.duration_since(supply.launched_at) >= most;
             match &supply.instance {
                 Some(id) if self.rules.policy.ttl.max_lifetime.is_some_and(too_old) => {
@@ -383,6 +392,7 @@ impl<'a> Round<'a> {
         }
         if self.rules.market.quarantine.iter().any(short)
             || self.cooling(STANDBY, &pool.zone).is_some()
+            || self.awaits_one(STANDBY, &pool.zone)
             || !self.has_room(&pool.zone)
         {
             return Standby::Later;
@@ -426,6 +436,9 @@ impl<'a> Round<'a> {
         let class = decision.class;
         if let Some(until) = self.cooling(class, choice.zone) {
             return Waiting::Failed { class: class.to_owned(), until };
+        }
+        if self.awaits_one(class, choice.zone) {
+            return Waiting::Failed { class: class.to_owned(), until: self.now };
         }
         if !self.has_room(choice.zone) {
             return Waiting::LimitReached;
@@ -473,6 +486,17 @@ impl<'a> Round<'a> {
     fn cooling(&self, class: &str, zone: &str) -> Option<Timestamp> {
         let until = self.rules.cooling.get(&(class.to_owned(), zone.to_owned())).copied();
         until.filter(|until| *until > self.now)
+    }
+
+    /// Whether the next is launched when it is known what becomes of the one that is on its way.
+    fn awaits_one(&self, class: &str, zone: &str) -> bool {
+        if self.rules.one_at_a_time.is_empty() {
+            return false;
+        }
+        let place = (class.to_owned(), zone.to_owned());
+        self.rules.one_at_a_time.contains(&place)
+            && (self.on_their_way.contains(&place)
+                || self.plan.launch.iter().any(|order| order.class == class && order.zone == zone))
     }
 
     fn has_room(&self, zone: &str) -> bool {

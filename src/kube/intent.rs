@@ -40,7 +40,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// What a Pod is meant to be. None if it isn't bound to a node yet, or lacks what every stored Pod has
 /// (a name, a namespace, a uid, a spec): then it is no Pod of ours to judge.
 pub fn pod_intent(pod: &api::Pod) -> Option<PodIntent> {
-    let api::Pod { metadata, spec, status: _ } = pod;
+    let api::Pod { metadata, spec, status } = pod;
     let ObjectMeta {
         annotations,
         creation_timestamp,
@@ -63,7 +63,9 @@ pub fn pod_intent(pod: &api::Pod) -> Option<PodIntent> {
     let created_at = creation_timestamp.as_ref()?.0;
     let owner = owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let mut refusals = Refusals::default();
-    if let Some(owner) = owner.filter(|owner| owner.kind == "DaemonSet") {
+    // One that runs already was let in before: it would not be stopped as it should.
+    let runs = status.as_ref().is_some_and(|status| status.container_statuses.iter().flatten().next().is_some());
+    if let Some(owner) = owner.filter(|owner| owner.kind == "DaemonSet" && !runs) {
         refusals.refuse(Rule::DaemonSet, &[&owner.name], &owner.kind);
     }
     let asked = convert(spec, &mut refusals);

@@ -30,14 +30,21 @@ const TAINT_EFFECT: &str = "NoSchedule";
 /// The Kubernetes release whose kubelet this behaves as.
 const BEHAVES_AS: (u32, u32, u32) = (1, 37, 0);
 
+/// Heartbeats wait for it.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
+const VERSION_TRIES: usize = 3;
+
 /// What the node says its kubelet is: no newer than the API server, as Kubernetes' version skew policy has it, and as upgrade
 /// checks read it. Fields that an older API server does not have reach no Pod.
 pub async fn kubelet_version(client: &Client) -> String {
-    let told = client.apiserver_version().await;
-    if let Err(error) = &told {
-        tracing::warn!(error = super::why(error), "the API server does not tell its version");
+    for _ in 0..VERSION_TRIES {
+        match tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version()).await {
+            Ok(Ok(info)) => return version_beside(Some(&info.git_version)),
+            Ok(Err(error)) => tracing::warn!(error = super::why(&error), "the API server does not tell its version"),
+            Err(_) => tracing::warn!("the API server does not tell its version in time"),
+        }
     }
-    version_beside(told.ok().as_ref().map(|info| info.git_version.as_str()))
+    version_beside(None)
 }
 
 fn version_beside(server: Option<&str>) -> String {

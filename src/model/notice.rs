@@ -22,6 +22,15 @@ impl Notice {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
+    /// Adds those of another kind than the ones that are there.
+    pub fn note_kinds(all: &[Self], kinds: &mut Vec<Self>) {
+        for notice in all {
+            if !kinds.iter().any(|kind| kind.same_kind(notice)) {
+                kinds.push(notice.clone());
+            }
+        }
+    }
+
     /// Adds it to others, in the place of what it puts at another time.
     pub fn put_into(self, others: &mut Vec<Self>) {
         let code = |notice: &Self| match notice {

@@ -97,8 +97,8 @@ pub struct World {
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
     failures: BTreeMap<(String, String), String>,
-    /// By class and zone: what is launched there never registers.
-    failing: BTreeMap<(String, String), failures::Failing>,
+    /// Where what is launched never registers.
+    failing: failures::Failures,
     /// Standby pools that were said to lack what the policy forbids, and why, whatever the price was.
     forbidden: BTreeMap<Pool, Why>,
     dirty: BTreeSet<PodUid>,
@@ -156,6 +156,8 @@ struct InstanceEntry {
     gone: Option<String>,
     /// What the cloud announces to it, as its agent says it: whole.
     told: Vec<Notice>,
+    /// One of each kind that its agent ever told.
+    spoken_of: Vec<Notice>,
     /// What the cloud announced of it elsewhere, one by one, where the agent has told nothing of the kind.
     announced: Vec<Notice>,
 }
@@ -215,7 +217,7 @@ impl World {
             orders: 0,
             cooling: BTreeMap::new(),
             failures: BTreeMap::new(),
-            failing: BTreeMap::new(),
+            failing: failures::Failures::default(),
             forbidden: BTreeMap::new(),
             dirty: BTreeSet::new(),
             placement_dirty: true,

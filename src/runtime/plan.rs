@@ -344,6 +344,7 @@ mod tests {
                 policy: &policy,
                 market: &market,
                 cooling: Default::default(),
+                one_at_a_time: Default::default(),
                 room: zones.values().map(|zone| (zone.clone(), 100)).collect(),
                 window: BatchWindow::default(),
             };

@@ -124,6 +124,7 @@ impl Course {
             policy: &self.policy,
             market: &self.market,
             cooling: BTreeMap::new(),
+            one_at_a_time: BTreeSet::new(),
             room: BTreeMap::new(),
             window: self.window,
         };

@@ -264,6 +264,12 @@ fn a_pod_of_a_daemon_set_is_refused_whatever_it_tolerates_and_one_that_is_merely
     let [Unsupported { field, value, expected }] = &refused(&pod)[..] else { panic!("{:?}", refused(&pod)) };
     assert_eq!((field.as_str(), value.as_str()), ("metadata.ownerReferences[kube-proxy]", "DaemonSet"));
     assert!(expected.contains("an instance of its own on every virtual node"), "{expected}");
+    let mut from_before = pod.clone();
+    from_before.status = serde_json::from_value(
+        json!({"containerStatuses": [{"name": "app", "image": "i", "imageID": "", "ready": true, "restartCount": 0}]}),
+    )
+    .expect("a status");
+    accepted(&from_before);
     let mut owned = pod;
     owned.metadata.owner_references.iter_mut().flatten().for_each(|owner| owner.controller = None);
     accepted(&owned);

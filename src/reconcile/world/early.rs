@@ -27,6 +27,8 @@ pub(super) struct Said {
     pub connected: Option<Holds>,
     /// By its agent, whole.
     pub told: Vec<Notice>,
+    /// One of each kind that its agent told.
+    pub spoken_of: Vec<Notice>,
     /// Elsewhere, one by one.
     pub announced: Vec<Notice>,
     /// The round of descriptions that had begun when it was said last.
@@ -50,6 +52,7 @@ impl Early {
     pub(super) fn told(&mut self, id: InstanceId, notices: Vec<Notice>, round: u64) {
         let said = self.said(id, round);
         said.announced.retain(|announced| !notices.iter().any(|told| told.same_kind(announced)));
+        Notice::note_kinds(&notices, &mut said.spoken_of);
         said.told = notices;
     }
 

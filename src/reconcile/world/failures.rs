@@ -1,29 +1,105 @@
 //! Instances that never registered: why, and when their like are launched again.
 //!
 //! A launch that the cloud refuses costs nothing but the call. One that it accepts and that comes to nothing (an image
-//! whose key may not be used, an agent that does not start) costs an instance each time. So one that was lost is
-//! replaced at once, and further ones after longer and longer pauses, until one registers. What was ordered before the
-//! last failure showed is of the same attempt: a burst fails once.
+//! whose key may not be used, an agent that does not start) costs an instance each time. So it is counted, of each class in
+//! a zone and of each pool, how many attempts in a row failed; what was ordered before the last failure showed is of the
+//! same attempt, so a burst fails once.
+//!
+//! | in a row | of a class in a zone | of a pool |
+//! |---|---|---|
+//! | 1 | another is launched at once: one may be lost by chance | |
+//! | 2 and more | after longer and longer pauses, and one at a time | left alone as if it had no capacity: the class's others are tried |
+//!
+//! The first that registers ends the row of its class there, and of its pool; so does time.
 
 use super::{InstanceEntry, World, facts::Effect, placing};
-use crate::decide::backoff::launch_delay;
-use crate::model::{InstanceId, InstanceRecord, InstanceState};
-use jiff::Timestamp;
-use std::collections::BTreeMap;
+use crate::decide::backoff::{LONGEST_LAUNCH_DELAY, launch_delay};
+use crate::decide::purchase::Quarantine;
+use crate::model::{InstanceId, InstanceRecord, InstanceState, Purchase};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the cloud gave no code.
 const ENDED: &str = "InstanceEnded";
+/// From so many on it is no chance.
+const IN_A_ROW: u32 = 2;
+/// After its next instance should have registered, a row is remembered for as long as a kubelet remembers a container's.
+const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 
-/// Of a class in a zone.
-#[derive(Debug)]
-pub(super) struct Failing {
-    /// Attempts in a row.
+/// A class and a zone.
+type Place = (String, String);
+
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    places: BTreeMap<Place, Failing>,
+    /// By way of paying, type and zone.
+    pools: BTreeMap<(Purchase, String, String), Row>,
+}
+
+/// Attempts in a row that failed.
+#[derive(Clone, Copy, Debug)]
+struct Row {
     attempts: u32,
     /// The last launch that was ordered before the last attempt failed.
     order: u64,
-    pub until: Timestamp,
+    since: Timestamp,
+}
+
+#[derive(Debug)]
+struct Failing {
+    row: Row,
     /// The last one's reason.
-    pub why: String,
+    why: String,
+    /// What is replaced at once by chance's rule is no news to a Pod, unless it has waited long for it.
+    worth_telling: bool,
+}
+
+impl Row {
+    /// `order`: that what failed came of; `newest`: the last there was.
+    fn after(before: Option<Self>, order: u64, newest: u64, now: Timestamp) -> Self {
+        match before {
+            Some(before) if order <= before.order => before,
+            before => {
+                let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+                Self { attempts, order: newest, since: now }
+            }
+        }
+    }
+
+    /// A clock that was set back makes no pause longer.
+    fn until(&self, now: Timestamp) -> Timestamp {
+        let until = self.since.saturating_add(launch_delay(self.attempts)).unwrap_or(Timestamp::MAX);
+        until.min(now.saturating_add(LONGEST_LAUNCH_DELAY).unwrap_or(Timestamp::MAX))
+    }
+
+    /// `register`: how long the next attempt may take to fail.
+    fn counts(&self, register: SignedDuration, now: Timestamp) -> bool {
+        now.duration_since(self.since) < launch_delay(self.attempts) + register + REMEMBERED
+    }
+}
+
+impl Failures {
+    fn forget(&mut self, register: SignedDuration, now: Timestamp) {
+        self.places.retain(|_, failing| failing.row.counts(register, now));
+        self.pools.retain(|_, row| row.counts(register, now));
+    }
+
+    fn registered(&mut self, record: &InstanceRecord) {
+        self.places.remove(&place(record));
+        self.pools.remove(&pool(record));
+    }
+
+    /// Why what is launched for this class in this zone fails; for a Pod that waits for the next one, if it is worth it.
+    pub(super) fn why(&self, place: &Place, launching: bool) -> Option<&str> {
+        let failing = self.places.get(place).filter(|failing| failing.worth_telling || !launching);
+        failing.map(|failing| failing.why.as_str())
+    }
+
+    /// Where one at a time is launched until one registers.
+    pub(super) fn one_at_a_time(&self) -> BTreeSet<Place> {
+        let rows = self.places.iter().filter(|(_, failing)| failing.row.attempts >= IN_A_ROW);
+        rows.map(|(place, _)| place.clone()).collect()
+    }
 }
 
 impl World {
@@ -36,7 +112,7 @@ impl World {
         self.dirty.extend(entry.pod.clone());
         if failed {
             let code = cloud_code(entry.record.state_reason.as_deref()).unwrap_or(ENDED).to_owned();
-            self.never_registered(id, &code, &format!("it ended before its agent registered: {why}"), now);
+            self.never_registered(id, &code, &format!("it ended before its agent registered: {why}"), false, now);
         }
     }
 
@@ -47,12 +123,13 @@ impl World {
             InstanceState::Pending => ("LaunchTimeout", "it did not come up in time"),
             _ => ("RegistrationTimeout", "its agent did not register in time"),
         };
-        self.never_registered(id, code, why, now);
+        self.never_registered(id, code, why, true, now);
     }
 
-    fn never_registered(&mut self, id: &InstanceId, code: &str, why: &str, now: Timestamp) {
+    /// `late`: it took its whole time to fail.
+    fn never_registered(&mut self, id: &InstanceId, code: &str, why: &str, late: bool, now: Timestamp) {
         let Some(entry) = self.instances.get(id) else { return };
-        let place = place(&entry.record);
+        let (order, place, pool) = (entry.order, place(&entry.record), pool(&entry.record));
         let why = format!("instance {id}: {why}");
         self.effects.push(Effect::NeverRegistered {
             instance: placing::described(&entry.record),
@@ -60,44 +137,63 @@ impl World {
             code: code.to_owned(),
             why: why.clone(),
         });
-        let (attempts, order, until) = match self.failing.get(&place) {
-            Some(before) if entry.order <= before.order => (before.attempts, before.order, before.until),
-            before => {
-                let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
-                (attempts, self.orders, now.saturating_add(launch_delay(attempts)).unwrap_or(Timestamp::MAX))
-            }
-        };
-        self.failing.insert(place, Failing { attempts, order, until, why });
+        self.failing.forget(self.config.buying.policy.ttl.register, now);
+        let before = self.failing.pools.get(&pool).copied();
+        let row = Row::after(before, order, self.orders, now);
+        if row.attempts >= IN_A_ROW && before.is_none_or(|before| before.attempts < row.attempts) {
+            let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);
+            let (purchase, instance_type, zone) = pool.clone();
+            let left_alone =
+                Quarantine { option: Some(purchase), instance_type: Some(instance_type), zone: Some(zone), until };
+            self.quarantine_pool(left_alone, now);
+        }
+        self.failing.pools.insert(pool, row);
+        let before = self.failing.places.get(&place).map(|failing| failing.row);
+        let row = Row::after(before, order, self.orders, now);
+        let worth_telling = late || row.attempts >= IN_A_ROW;
+        self.failing.places.insert(place, Failing { row, why, worth_telling });
         self.placement_dirty = true;
     }
 
     /// One of this class registered here: it can be done.
     pub(super) fn registered(&mut self, id: &InstanceId) {
         if let Some(entry) = self.instances.get(id) {
-            self.failing.remove(&place(&entry.record));
+            self.failing.registered(&entry.record);
         }
     }
 
     /// When to launch again, by class and zone, where the cloud refused to or what it launched came to nothing.
-    pub(super) fn all_cooling(&self) -> BTreeMap<(String, String), Timestamp> {
+    pub(super) fn all_cooling(&mut self, now: Timestamp) -> BTreeMap<Place, Timestamp> {
+        self.failing.forget(self.config.buying.policy.ttl.register, now);
         let mut cooling = self.cooling.clone();
-        for (place, failing) in &self.failing {
-            let until = cooling.entry(place.clone()).or_insert(failing.until);
-            *until = failing.until.max(*until);
+        for (place, failing) in &self.failing.places {
+            let failing = failing.row.until(now);
+            let until = cooling.entry(place.clone()).or_insert(failing);
+            *until = failing.max(*until);
         }
         cooling
     }
 }
 
 impl InstanceEntry {
-    /// What has not registered yet, and may still.
-    pub(super) fn boots(&self, register: jiff::SignedDuration, now: Timestamp) -> bool {
-        !self.ever_connected && now.duration_since(self.record.launched_at) <= register
+    /// Until when what has not registered yet may still; None: it has, or it is our own launch, of which it is said when it
+    /// was too late ([`World::was_late`]). That one launches nothing before it is counted.
+    pub(super) fn boots_until(&self, register: SignedDuration, started_at: Timestamp) -> Option<Timestamp> {
+        let launched_at = self.record.launched_at;
+        match self.ever_connected {
+            true => Some(Timestamp::MIN),
+            false if launched_at > started_at => None,
+            false => launched_at.saturating_add(register).ok(),
+        }
     }
 }
 
-fn place(record: &InstanceRecord) -> (String, String) {
+fn place(record: &InstanceRecord) -> Place {
     (placing::tagged(record).to_owned(), record.zone.clone())
+}
+
+fn pool(record: &InstanceRecord) -> (Purchase, String, String) {
+    (record.purchase, record.instance_type.clone(), record.zone.clone())
 }
 
 /// EC2 begins its words with a code: `Client.VolumeLimitExceeded: Volume limit exceeded` (AWS, "StateReason"). Nothing
@@ -107,4 +203,18 @@ fn cloud_code(reason: Option<&str>) -> Option<&str> {
     let name = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server."))?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
     (!name.is_empty() && name.len() <= 64 && name.chars().all(plain)).then_some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::fixtures::at;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_pause_longer_than_the_longest() {
+        let row = Row { attempts: 9, order: 1, since: at(10_000) };
+        assert_eq!(row.until(at(10_000)), at(10_300));
+        assert_eq!(row.until(at(10_200)), at(10_300));
+        assert_eq!(row.until(at(1_000)), at(1_300));
+    }
 }

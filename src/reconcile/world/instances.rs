@@ -102,6 +102,7 @@ impl World {
             holds: None,
             gone: None,
             told: Vec::new(),
+            spoken_of: Vec::new(),
             announced: Vec::new(),
         });
         self.placement_dirty = true;
@@ -195,6 +196,9 @@ impl World {
             if let Some(holds) = said.connected {
                 self.connected(id.clone(), holds);
             }
+            if let Some(entry) = self.instances.get_mut(&id) {
+                entry.spoken_of = said.spoken_of;
+            }
             self.noticed(&id, said.told, now);
             for notice in said.announced {
                 self.announced(&id, notice, now);
@@ -202,9 +206,12 @@ impl World {
         }
     }
 
-    /// Ends instances that did not come up in time, never registered, or fell silent, and forgets those that are gone and that
-    /// nobody asks about.
+    /// Ends instances that did not come up in time, never registered, or fell silent.
     fn prune(&mut self, now: Timestamp) {
+        // Before all Pods are known, one that a Pod has may look as if it had none.
+        if !self.ready() {
+            return self.forget_gone();
+        }
         let ttl = self.config.buying.policy.ttl;
         // One that a Pod is bound to did register, with an earlier provider.
         let late = |entry: &InstanceEntry| {
@@ -228,6 +235,11 @@ impl World {
         }
         self.effects.extend(silent.iter().cloned().map(Effect::FellSilent));
         self.placement_dirty |= self.end(&late) | self.end(&silent);
+        self.forget_gone();
+    }
+
+    /// Forgets those that are gone and that nobody asks about.
+    fn forget_gone(&mut self) {
         let over = |entry: &InstanceEntry| {
             entry.pod.is_none()
                 && entry.gone.is_some()
@@ -294,7 +306,9 @@ impl World {
     }
 
     pub(super) fn connected(&mut self, id: InstanceId, claimed: Option<(PodUid, Generation)>) {
-        if self.instances.get(&id).is_some_and(|entry| !entry.ever_connected) {
+        // One that is on its way out came too late to prove anything.
+        let first = |entry: &InstanceEntry| !entry.ever_connected && entry.ending.is_none() && entry.gone.is_none();
+        if self.instances.get(&id).is_some_and(first) {
             self.registered(&id);
         }
         let Some(entry) = self.instances.get_mut(&id) else { return };

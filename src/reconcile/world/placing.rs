@@ -9,7 +9,7 @@ use crate::decide::purchase::{
 };
 use crate::decide::status::Reason;
 use crate::model::{InstanceId, InstanceRecord, NodeName, Offer, PodIntent, PodUid, tag};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The reason of a Pod for which nothing that it may have can be had now.
@@ -20,11 +20,13 @@ const LAUNCH_FAILED: &str = "LaunchFailed";
 impl World {
     pub(super) fn place(&mut self, now: Timestamp) {
         let adopting = now < self.started_at.saturating_add(ADOPTION).unwrap_or(Timestamp::MIN);
+        let cooling = self.all_cooling(now);
         let (demands, supplies, held) = self.placement_input(now);
         let rules = Rules {
             policy: &self.config.buying.policy,
             market: &self.market,
-            cooling: self.all_cooling(),
+            cooling,
+            one_at_a_time: self.failing.one_at_a_time(),
             room: self.room(),
             window: self.config.batch_window,
         };
@@ -85,7 +87,8 @@ impl World {
         let failure = why.class().and_then(|class| {
             let place = (class.to_owned(), zone);
             let refused = self.failures.get(&place).map(|why| (SHORT, why.clone()));
-            refused.or_else(|| self.failing.get(&place).map(|failing| (LAUNCH_FAILED, failing.why.clone())))
+            let launching = matches!(why, Waiting::Launching { .. });
+            refused.or_else(|| Some((LAUNCH_FAILED, self.failing.why(&place, launching)?.to_owned())))
         });
         let next = match (why, &failure) {
             (Waiting::Launching { .. }, None) => None,
@@ -217,15 +220,23 @@ impl World {
     /// Nobody should wait for it: its agent is silent, and it is not because it boots. It is kept for a while, since the
     /// provider may be the one that is cut off.
     fn given_up(&self, entry: &InstanceEntry, now: Timestamp) -> bool {
-        !entry.boots(self.config.buying.policy.ttl.register, now) && entry.silent(now)
+        self.boots_until(entry).is_some_and(|until| now > until) && entry.silent(now)
+    }
+
+    fn boots_until(&self, entry: &InstanceEntry) -> Option<Timestamp> {
+        entry.boots_until(self.config.buying.policy.ttl.register, self.started_at)
     }
 
     /// When the next instance that a Pod may wait for will be silent for too long.
     fn falls_silent(&self, now: Timestamp) -> Option<Timestamp> {
-        let register = self.config.buying.policy.ttl.register;
-        let waits = |entry: &&InstanceEntry| entry.usable() && !entry.boots(register, now);
-        let due = |entry: &InstanceEntry| entry.silent_since?.saturating_add(SILENT).ok();
-        self.instances.values().filter(waits).filter_map(due).filter(|at| *at > now).min()
+        let due = |entry: &InstanceEntry| {
+            let silent = entry.silent_since?.saturating_add(SILENT).ok()?;
+            // The moment after it.
+            let booted = self.boots_until(entry)?.saturating_add(SignedDuration::from_millis(1)).ok()?;
+            Some(silent.max(booted))
+        };
+        let usable = self.instances.values().filter(|entry| entry.usable());
+        usable.filter_map(due).filter(|at| *at > now).min()
     }
 }
 

@@ -55,14 +55,18 @@ impl World {
         let Some(entry) = self.instances.get_mut(id).filter(|entry| entry.told != notices) else { return };
         let known = entry.notices().cloned().collect();
         entry.announced.retain(|announced| !notices.iter().any(|told| told.same_kind(announced)));
+        Notice::note_kinds(&notices, &mut entry.spoken_of);
         entry.told = notices;
         self.heard(id, known, now);
     }
 
-    /// What the cloud said of an instance elsewhere.
+    /// What the cloud said of an instance elsewhere. A queue may say a thing twice, and late: of what a connected agent has
+    /// spoken it knows more, also that it was withdrawn.
     pub(in crate::reconcile::world) fn announced(&mut self, id: &InstanceId, notice: Notice, now: Timestamp) {
         let Some(entry) = self.instances.get_mut(id) else { return };
-        if entry.announced.contains(&notice) || entry.told.iter().any(|told| told.same_kind(&notice)) {
+        let told = entry.told.iter().any(|told| told.same_kind(&notice));
+        let spoken_of = entry.connected && entry.spoken_of.iter().any(|kind| kind.same_kind(&notice));
+        if entry.announced.contains(&notice) || told || spoken_of {
             return;
         }
         let known = entry.notices().cloned().collect();

@@ -1,6 +1,6 @@
 //! Instances that never register: launched again soon, and then more and more seldom, with a word on why.
 
-use super::super::{Fact, World};
+use super::super::{Effect, Fact, World};
 use super::sim::{Sim, buying, config};
 use crate::decide::fixtures::{at, instance};
 use crate::decide::purchase::policy::StandbyPool;
@@ -59,6 +59,98 @@ fn a_burst_that_fails_together_has_failed_once_also_where_it_shows_one_by_one() 
         sim.wait(1);
     }
     assert_eq!((sim.failed.len(), sim.asked().len()), (4, 4));
+}
+
+/// All that is asked for is launched.
+fn launch_all(sim: &mut Sim) {
+    while !sim.asked().is_empty() {
+        sim.launch_returns(true);
+    }
+}
+
+#[test]
+fn where_one_type_fails_again_the_class_gets_another_and_the_first_is_left_alone_for_a_while() {
+    let mut buying = buying();
+    buying.policy.ice.quarantine = SignedDuration::from_mins(3);
+    let mut sim = Sim::buying(buying);
+    sim.create(1000);
+    for expected in ["small", "small", "medium"] {
+        assert_eq!(sim.asked(), [expected]);
+        sim.launch_returns(true);
+        if expected == "small" {
+            fails(&mut sim, KEY);
+        }
+    }
+    sim.settle();
+    sim.check_settled();
+    sim.create(1000);
+    assert_eq!(sim.asked(), ["medium"], "without a pause: the class's last one registered");
+    launch_all(&mut sim);
+    sim.settle();
+    sim.wait(180);
+    sim.create(1000);
+    assert_eq!(sim.asked(), ["small"]);
+    sim.launch_returns(true);
+    sim.machine_fails(sim.launched - 1, KEY);
+    sim.describe();
+    assert_eq!(sim.asked(), ["medium"], "no first time for the pool, and one for the class");
+}
+
+#[test]
+fn what_fails_again_and_again_is_launched_one_at_a_time_until_one_registers() {
+    let mut sim = Sim::new();
+    (0..4).for_each(|_| sim.create(1000));
+    let mut launched = Vec::new();
+    for _ in 0..4 {
+        let before = sim.launched;
+        launch_all(&mut sim);
+        launched.push(sim.launched - before);
+        fails(&mut sim, KEY);
+    }
+    assert_eq!(launched, [4, 4, 1, 1]);
+    assert_eq!(sim.asked().len(), 1);
+    sim.settle();
+    sim.check_settled();
+    assert_eq!((sim.living(), sim.launched), (4, 14), "and then all the others");
+    assert!(sim.wrongs.is_empty(), "{:#?}", sim.wrongs);
+}
+
+#[test]
+fn what_failed_long_ago_counts_no_more() {
+    let mut buying = buying();
+    buying.policy.ttl.register = SignedDuration::from_mins(2);
+    let mut sim = Sim::buying(buying);
+    sim.create(1000);
+    for _ in 0..4 {
+        sim.launch_returns(true);
+        fails(&mut sim, KEY);
+    }
+    sim.delete(0, true);
+    while !sim.asked().is_empty() {
+        sim.launch_returns(false);
+    }
+    sim.wait(20 * 60);
+    sim.create(1000);
+    sim.launch_returns(true);
+    let told = sim.told.len();
+    assert_eq!(fails(&mut sim, KEY), 0, "as the first of a row");
+    assert!(!sim.told[told..].contains(&"LaunchFailed".to_owned()), "{:?}", &sim.told[told..]);
+}
+
+#[test]
+fn before_all_pods_are_known_nothing_is_ended_for_its_silence() {
+    let late = at(100).saturating_add(SignedDuration::from_hours(11)).unwrap();
+    let mut world = World::new(config(), at(100));
+    let described = |world: &mut World| {
+        let round = world.begin_round();
+        let mut record = instance("i-1", at(1));
+        record.state = InstanceState::Running;
+        world.apply(Fact::Instances { round, records: vec![record] }, late);
+        world.decide(late).iter().filter(|effect| matches!(effect, Effect::Terminate(_))).count()
+    };
+    assert_eq!(described(&mut world), 0, "a Pod of a node whose list is not there may have it");
+    world.apply(Fact::Synced(NodeName::new("pilotlight-a")), late);
+    assert_eq!(described(&mut world), 1);
 }
 
 #[test]

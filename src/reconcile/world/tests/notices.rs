@@ -81,9 +81,17 @@ fn what_the_agent_told_and_withdrew_is_not_believed_of_the_queue_any_more() {
     let event = Notice::Maintenance { code: "system-reboot".to_owned(), not_before: after(&sim, 60) };
     sim.announce_to_us(0, event.clone());
     assert_eq!(doomed(&sim).as_deref(), Some("ScheduledEvent"));
-    sim.announce(0, event);
+    sim.announce(0, event.clone());
     sim.withdraw(0);
     assert_eq!(doomed(&sim), None);
+    // It is a queue that delivers at least once.
+    sim.announce_to_us(0, event.clone());
+    assert_eq!(doomed(&sim), None);
+    sim.withdraw_silently(0);
+    // Of one that can't be heard there is nobody who knows better.
+    sim.disconnect(0);
+    sim.announce_to_us(0, event);
+    assert_eq!(doomed(&sim).as_deref(), Some("ScheduledEvent"));
 }
 
 #[test]
