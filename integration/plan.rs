@@ -100,6 +100,16 @@ fn a_providers_file_says_all_that_is_bought_by_and_another_policy_may_be_tried_w
 }
 
 #[test]
+fn a_providers_nodes_have_room_for_as_many_pods_as_its_limits_say() {
+    let provider = root("provider-config/provider-ec2.yaml");
+    // Two nodes of 500 Pods each, by its limits.
+    let limited = plan(&["-f", "-", "--config", &provider], &WEB.replace("replicas: 4", "replicas: 1003"));
+    assert_eq!(limited.code, Some(1), "{}", limited.err);
+    let said = "waits: NoNodeMatches: no virtual node has room by provider.yaml's limits: 2 Too many pods";
+    assert!(limited.out.contains("1000 Pods bought, 3 wait") && limited.out.contains(said), "{}", limited.out);
+}
+
+#[test]
 fn spot_is_bought_at_the_prices_that_are_given() {
     let (policy, prices) = shipped();
     let base = ["-f", "-", "--policy", &policy, "-o", "json"];

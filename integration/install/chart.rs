@@ -72,6 +72,7 @@ fn what_other_objects_of_the_chart_are_made_for_is_refused_otherwise_with_key_va
         ("leaderElection", json!({ "namespace": "x" }), "leaderElection.namespace is \"x\"", NAMESPACE),
         ("telemetry", json!({ "listen": "0.0.0.0:9090" }), "telemetry.listen is \"0.0.0.0:9090\"", "0.0.0.0:10280"),
         ("telemetry", json!({ "listen": "127.0.0.1:10280" }), "telemetry.listen is", "0.0.0.0:10280"),
+        ("telemetry", json!({ "listen": "[::]:10255" }), "telemetry.listen is", "0.0.0.0:10280"),
         ("nodes.0.kubeletPort", json!(10250), "nodes[0].kubeletPort is 10250", "10260 to 10269"),
         ("cloud.ec2.identityCertificate", json!("r.pem"), "cloud.ec2.identityCertificate is \"r.pem\"", "no such file"),
     ] {
@@ -96,9 +97,46 @@ fn what_the_chart_brings_may_be_said_as_it_brings_it_and_the_rest_is_the_users()
     assert_eq!(provider["leaderElection"]["leaseDuration"], "20s");
     assert_eq!(provider["leaderElection"]["labelPod"], true, "the chart's stays beside it");
     // Where no NetworkPolicy is in the way.
-    let other_port =
-        values(&[("provider.nodes.0.kubeletPort", json!(10300)), ("networkPolicy", json!({ "enabled": false }))]);
-    assert!(helm(&other_port, NAMESPACE).status.success());
+    for out_of_the_way in [("networkPolicy", json!({ "enabled": false })), ("hostNetwork", json!(true))] {
+        let other_port = values(&[("provider.nodes.0.kubeletPort", json!(10300)), out_of_the_way.clone()]);
+        assert!(helm(&other_port, NAMESPACE).status.success(), "{out_of_the_way:?}");
+    }
+    // All of IPv6 has all of IPv4 in it.
+    let listen = [("agents", "[::]:10255"), ("telemetry", "[::]:10280")];
+    let both = values(&listen.map(|(of, address)| match of {
+        "agents" => ("provider.agents.listen", json!(address)),
+        _ => ("provider.telemetry", json!({ "listen": address })),
+    }));
+    let provider: Value = serde_saphyr::from_str(files(&both)["provider.yaml"].as_str().expect("text")).expect("YAML");
+    for (of, address) in listen {
+        assert_eq!(provider[of]["listen"], address);
+    }
+}
+
+/// `helm upgrade --reuse-values` takes the values of the release that is there, which knows nothing of later keys.
+#[test]
+fn values_of_a_release_before_a_key_was_there_are_taken_as_that_keys_default() {
+    // null takes a key out of the chart's own values.
+    let none = json!(null);
+    let later = [
+        ("podAnnotations", none.clone()),
+        ("affinity", none.clone()),
+        ("extraEnv", none.clone()),
+        ("hostNetwork", none.clone()),
+        ("image", json!({ "digest": none })),
+        ("monitoring", json!({ "enabled": true, "labels": none, "hourlyCostHigh": none })),
+    ];
+    let plain = values(&[("monitoring", json!({ "enabled": true }))]);
+    assert_eq!(objects(&values(&later)), objects(&plain));
+}
+
+#[test]
+fn on_the_machines_network_an_old_pod_makes_way_for_the_new_one() {
+    let strategy = |host_network: bool| {
+        object(&values(&[("hostNetwork", json!(host_network))]), "Deployment")["spec"]["strategy"].clone()
+    };
+    let in_place = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } });
+    assert_eq!((strategy(true), strategy(false)), (in_place, json!(null)));
 }
 
 #[test]

@@ -13,10 +13,11 @@ mod report;
 
 use super::say::say;
 use crate::config::policy::{self, Loaded};
-use crate::config::{ConfigError, ProviderConfig, Surroundings};
-use crate::decide::purchase::{Buying, Ledger, Market, Planner, Policy};
+use crate::config::{ConfigError, Limits, ProviderConfig, Surroundings};
+use crate::decide::purchase::{Buying, Market, Planner, Policy};
 use jiff::Timestamp;
 use manifests::Manifests;
+use nodes::Nodes;
 use report::Report;
 use std::{
     path::{Path, PathBuf},
@@ -44,7 +45,8 @@ pub struct PlanArgs {
 /// What is bought by, and what there is to buy.
 #[derive(clap::Args)]
 pub(super) struct MarketFiles {
-    /// provider.yaml: region, zones, types, prices, cost policy and reserved memory are that provider's; EC2 is not asked
+    /// provider.yaml: region, zones, nodes' capacity, types, prices, cost policy and reserved memory are that provider's; EC2 is not
+    /// asked
     #[arg(long, conflicts_with_all = ["catalog", "prices"])]
     config: Option<PathBuf>,
     /// cost-policy.yaml; beside --config in the place of the one that it names
@@ -61,6 +63,14 @@ pub(super) struct MarketFiles {
     assume_spot: Option<u32>,
 }
 
+/// What the files say.
+pub(super) struct Basis {
+    pub policy: Policy,
+    pub market: Market,
+    /// Each node's capacity; None where no provider.yaml says it.
+    limits: Option<Limits>,
+}
+
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Output {
     #[default]
@@ -70,14 +80,14 @@ enum Output {
 }
 
 pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
-    let (policy, market) = match args.files.load() {
-        Ok(loaded) => loaded,
+    let basis = match args.files.load() {
+        Ok(basis) => basis,
         Err(error) => {
             eprintln!("pilotlight: {}", super::cli::chain(&error));
             return ExitCode::from(2);
         }
     };
-    match plan(args, &policy, &market, now) {
+    match plan(args, &basis, now) {
         Ok((text, true)) => {
             say(&text);
             ExitCode::SUCCESS
@@ -94,11 +104,18 @@ pub fn run(args: &PlanArgs, now: Timestamp) -> ExitCode {
 }
 
 impl MarketFiles {
-    /// The policy, and what can be bought. Says on standard error what the policy names and the catalog lacks.
-    pub(super) fn load(&self) -> Result<(Policy, Market), ConfigError> {
-        let (Loaded { policy, unlisted }, mut market) = match &self.config {
-            Some(config) => self.of_a_provider(config)?,
-            None => self.by_themselves(self.policy.as_deref().expect("clap requires it where there is no --config"))?,
+    /// The policy, what can be bought, and how much has room. Says on standard error what the policy names and the catalog lacks.
+    pub(super) fn load(&self) -> Result<Basis, ConfigError> {
+        let (Loaded { policy, unlisted }, mut market, limits) = match &self.config {
+            Some(config) => {
+                let (loaded, market, limits) = self.of_a_provider(config)?;
+                (loaded, market, Some(limits))
+            }
+            None => {
+                let policy = self.policy.as_deref().expect("clap requires it where there is no --config");
+                let (loaded, market) = self.by_themselves(policy)?;
+                (loaded, market, None)
+            }
         };
         if let Some(percent) = self.assume_spot {
             market.assume_spot(percent);
@@ -106,11 +123,11 @@ impl MarketFiles {
         for unlisted in unlisted {
             eprintln!("pilotlight: warning: {}", unlisted.left_out());
         }
-        Ok((policy, market))
+        Ok(Basis { policy, market, limits })
     }
 
     /// What that provider buys by before it has asked anybody: in the zones of its nodes.
-    fn of_a_provider(&self, config: &Path) -> Result<(Loaded, Market), ConfigError> {
+    fn of_a_provider(&self, config: &Path) -> Result<(Loaded, Market, Limits), ConfigError> {
         // Not necessarily where it runs: what the Pod would say of itself is made up.
         let surroundings = Surroundings::of_some_pod();
         let config = match &self.policy {
@@ -119,7 +136,7 @@ impl MarketFiles {
         };
         let Buying { policy, mut market } = Arc::unwrap_or_clone(config.buying);
         market.catalog.zones.retain(|zone| config.nodes.iter().any(|node| node.zone == *zone));
-        Ok((Loaded { policy, unlisted: config.unlisted }, market))
+        Ok((Loaded { policy, unlisted: config.unlisted }, market, config.limits))
     }
 
     /// The catalog that stands beside the policy unless another is named.
@@ -137,16 +154,18 @@ impl MarketFiles {
 }
 
 /// The plan as text, and whether all of it can be bought.
-fn plan(args: &PlanArgs, policy: &Policy, market: &Market, now: Timestamp) -> anyhow::Result<(String, bool)> {
+fn plan(args: &PlanArgs, basis: &Basis, now: Timestamp) -> anyhow::Result<(String, bool)> {
+    let Basis { policy, market, limits } = basis;
     let mut manifests = Manifests::default();
     for file in &args.filename {
         manifests::read(file, &args.namespace, &mut manifests)?;
     }
+    manifests.settle();
     if manifests.workloads.is_empty() {
         anyhow::bail!("the manifests have nothing that makes Pods");
     }
     let planner = Planner::new(policy, market, now);
-    let report = Report::new(&planner, market, policy, manifests, &mut Ledger::new(policy, market));
+    let report = Report::new(&planner, market, policy, manifests, Nodes::of(&market.catalog, *limits));
     let text = match args.output {
         Output::Table => render::table(&report),
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -181,8 +200,8 @@ mod tests {
             namespace: "default".into(),
             output,
         };
-        let (policy, market) = args.files.load().unwrap();
-        plan(&args, &policy, &market, "2026-11-23T12:00:00Z".parse().unwrap()).unwrap()
+        let basis = args.files.load().unwrap();
+        plan(&args, &basis, "2026-11-23T12:00:00Z".parse().unwrap()).unwrap()
     }
 
     const WEB: &str = "kind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 6\n  template:\n    metadata: {labels: {app: web}}\n    \
@@ -310,7 +329,7 @@ mod tests {
             prices: Some(shipped("integration/policy/prices.yaml")),
             assume_spot: None,
         };
-        let (policy, market) = files.load().unwrap();
+        let Basis { policy, market, .. } = files.load().unwrap();
         let zones = market.catalog.zones.iter().map(|zone| (NodeName::of_zone(zone), zone.clone())).collect();
         let resources = |text: &str| serde_json::json!({"requests": {"cpu": text, "memory": "3Gi"}});
         let web = WEB.replace("cpu: 1, memory: 1Gi", "cpu: 1500m, memory: 3Gi");
@@ -433,6 +452,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_deployment_makes_is_counted_once_and_named() {
+        let owner = |kind: &str, name: &str| {
+            format!("ownerReferences: [{{apiVersion: apps/v1, kind: {kind}, name: {name}, uid: a, controller: true}}]")
+        };
+        let set = WEB
+            .replace("kind: Deployment", "kind: ReplicaSet")
+            .replace("{name: web}", &format!("{{name: web-1, {}}}", owner("Deployment", "web")));
+        let pod = format!(
+            "kind: Pod\nmetadata: {{name: web-1-a, {}}}\nspec: {{containers: [{{name: a, image: b}}]}}\n",
+            owner("ReplicaSet", "web-1")
+        );
+        let all = format!("{pod}---\n{set}---\n{WEB}");
+        let (text, _) = planned(&all, Output::Table);
+        assert!(text.contains("6 Pods bought, 0 wait, 0 refused"), "{text}");
+        let said = "Counted with what they are made by: Pod default/web-1-a, ReplicaSet default/web-1";
+        assert!(text.contains(said), "{text}");
+        assert_eq!(report(&all)["madeByOthers"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
     fn a_daemon_set_is_refused_and_the_rest_planned() {
         let daemons = WEB.replace("kind: Deployment", "kind: DaemonSet").replace("  replicas: 6\n", "");
         let (text, bought) = planned(&format!("{daemons}---\n{WEB}"), Output::Table);
@@ -481,16 +520,16 @@ mod tests {
                 prices: None,
                 assume_spot: None,
             };
-            let (policy, market) = files.load().unwrap();
+            let basis = files.load().unwrap();
             // A node for each of these, and none in the third zone of the catalog; no image for arm64.
-            assert_eq!(market.catalog.zones, ["us-east-1a", "us-east-1b"]);
+            assert_eq!(basis.market.catalog.zones, ["us-east-1a", "us-east-1b"]);
             let args = PlanArgs {
                 filename: vec![manifest.clone()],
                 files,
                 namespace: "default".to_owned(),
                 output: Output::Json,
             };
-            let (text, bought) = plan(&args, &policy, &market, Timestamp::UNIX_EPOCH).unwrap();
+            let (text, bought) = plan(&args, &basis, Timestamp::UNIX_EPOCH).unwrap();
             assert!(bought, "{text}");
             let report: serde_json::Value = serde_json::from_str(&text).unwrap();
             report["replicas"][0]["type"].as_str().unwrap().to_owned()

@@ -105,7 +105,7 @@ pub fn run(args: &SimulateArgs, now: Timestamp) -> ExitCode {
 }
 
 fn prices_of(args: &SimulateArgs, now: Timestamp) -> anyhow::Result<Prices> {
-    let (policy, market) = args.files.load()?;
+    let plan::Basis { policy, market, .. } = args.files.load()?;
     let annotations = [("pilotlight.dev/use-class".to_owned(), args.reserve_class.clone())].into();
     Ok(prices::prices(&policy, &market, args.standard, (args.reserve, &annotations), now)?)
 }

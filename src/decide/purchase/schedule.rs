@@ -78,18 +78,33 @@ const YEAR: SignedDuration = SignedDuration::from_hours(366 * 24);
 /// After 28 years all dates, 29 February too, fall on the same weekdays again (but for 2100, which has none).
 const CALENDAR: SignedDuration = SignedDuration::from_hours((28 * 365 + 7) * 24);
 
+/// How many openings are looked at for that in all: the 28 years of a window that opens five times a day. One that opens more
+/// often is looked at for fewer years (a quarter-hourly one for two), and the first year is looked at in any case. What it
+/// comes upon later is still found where the other one opens seldom.
+const MOST_OPENINGS: usize = 60_000;
+
 /// Two windows (or one with itself) that are open at the same time from `from` on, and when: by their indexes.
 pub fn overlap(windows: &[Window], from: Timestamp) -> Option<(usize, usize, Timestamp)> {
     overlap_in_a_year(windows, from).or_else(|| {
-        let by_date = windows.iter().enumerate().filter(|(_, window)| window.goes_by_date());
-        by_date.into_iter().find_map(|(index, window)| {
-            window.openings(from, CALENDAR).find_map(|opened| {
-                windows.iter().enumerate().find_map(|(other, met)| {
-                    let at = window.meets(opened, met, other == index)?;
-                    Some((index.min(other), index.max(other), at))
-                })
+        openings_by_date(windows, from).find_map(|(index, opened)| {
+            windows.iter().enumerate().find_map(|(other, met)| {
+                let at = windows[index].meets(opened, met, other == index)?;
+                Some((index.min(other), index.max(other), at))
             })
         })
+    })
+}
+
+/// The openings of the windows that go by the date, one window after the other: those of 28 years, or as many as its share of
+/// [`MOST_OPENINGS`]. What one leaves of its share is the next ones'.
+fn openings_by_date(windows: &[Window], from: Timestamp) -> impl Iterator<Item = (usize, Timestamp)> + '_ {
+    let dated: Vec<usize> = (0..windows.len()).filter(|&index| windows[index].goes_by_date()).collect();
+    let (mut left, mut waiting) = (MOST_OPENINGS, dated.len());
+    dated.into_iter().flat_map(move |index| {
+        let openings: Vec<Timestamp> = windows[index].openings(from, CALENDAR).take(left / waiting).collect();
+        left -= openings.len();
+        waiting -= 1;
+        openings.into_iter().map(move |opened| (index, opened))
     })
 }
 
@@ -192,6 +207,24 @@ mod tests {
         assert!(met(&[window("0 8 29 2 *", 30, "UTC"), window("0 10 1 3 *", 1, "UTC")]).is_some());
         assert!(met(&[window("0 8 1 * *", 29 * 24, "UTC")]).is_some());
         assert_eq!(met(&[window("0 8 1 * *", 28 * 24, "UTC")]), None);
+    }
+
+    #[test]
+    fn a_window_that_opens_often_is_looked_at_for_some_years_and_one_that_opens_seldom_for_all() {
+        let quarters = Window { duration: SignedDuration::from_mins(15), ..window("*/15 * 1-28 * *", 1, "UTC") };
+        let daily = window("0 8 1-28 * *", 1, "UTC");
+        let seldom = window("0 9 29 2 *", 1, "UTC");
+        let count = |windows: &[Window], index: usize| {
+            openings_by_date(windows, at(FROM)).filter(|(opened, _)| *opened == index).count()
+        };
+        let leap_days = 7;
+        let after = [seldom.clone(), quarters.clone()];
+        assert_eq!((count(&after, 0), count(&after, 1)), (leap_days, MOST_OPENINGS - leap_days));
+        let before = [quarters.clone(), seldom.clone()];
+        assert_eq!((count(&before, 0), count(&before, 1)), (MOST_OPENINGS / 2, leap_days));
+        assert_eq!(count(&[daily, seldom], 0), 28 * 12 * 28);
+        assert_eq!(count(&[quarters], 0), MOST_OPENINGS);
+        assert_eq!(count(&[window("0 8 * * *", 1, "UTC")], 0), 0, "it goes by no date");
     }
 
     #[test]

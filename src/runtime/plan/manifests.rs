@@ -1,8 +1,9 @@
 //! Manifests -> Pods to plan for.
 //!
-//! In: YAML or JSON, of many documents and Lists. Out: a [`Workload`] for each object that makes Pods;
-//! kinds that make none are named as skipped. A field that no object of the kind has is an error: it would be a
-//! misspelt one.
+//! In: YAML or JSON, of many documents and Lists, as people write them and as a cluster tells them. Out: a [`Workload`] for
+//! each object that makes Pods; kinds that make none are named as skipped, and so are Pods that have ended. Of an object and
+//! what it is made by, at any remove, one is planned for ([`Manifests::settle`]). A field that no object of the kind has is
+//! an error: it would be a misspelt one. A null is what was not given, as for Go.
 
 use crate::model::NodeName;
 use anyhow::{Context, bail};
@@ -12,11 +13,17 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io::Read, path::Path};
 
 /// Of one workload; each is planned for.
 const MOST_PODS: u32 = 100_000;
+
+/// Objects that are made by each other are no deeper: a Pod of a Knative Service is at the fifth remove.
+const DEEPEST: usize = 16;
+
+/// The label of a reserve's Pod (`kube::reserve`).
+const RESERVE_OF: &str = "pilotlight.dev/reserve-of";
 
 pub struct Workload {
     pub kind: String,
@@ -40,8 +47,48 @@ pub struct Manifests {
     pub workloads: Vec<Workload>,
     /// `Service default/web`
     pub skipped: Vec<String>,
+    /// What was left out by [`Self::settle`].
+    pub made_by_others: Vec<String>,
     /// The workloads that were given by name.
     named: BTreeSet<String>,
+    /// All objects that have a name.
+    objects: BTreeMap<Id, Given>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Id {
+    group: String,
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+struct Given {
+    controller: Option<Id>,
+    /// Among the workloads.
+    workload: Option<usize>,
+}
+
+impl Manifests {
+    /// Leaves out what is made by an object that is planned for: the ReplicaSets and Pods of a Deployment. To be called once all
+    /// is read.
+    pub fn settle(&mut self) {
+        let made_by_planned = |given: &Given| {
+            let mut controllers = std::iter::successors(given.controller.as_ref(), |id| {
+                self.objects.get(*id).and_then(|given| given.controller.as_ref())
+            });
+            // Objects that claim to be made by each other, in a circle, are no cluster's.
+            let mut near = controllers.by_ref().take(DEEPEST);
+            near.any(|id| self.objects.get(id).is_some_and(|controller| controller.workload.is_some()))
+        };
+        let left_out = self.objects.values().filter(|given| made_by_planned(given));
+        let left_out: BTreeSet<usize> = left_out.filter_map(|given| given.workload).collect();
+        let (made, planned): (Vec<_>, Vec<_>) =
+            self.workloads.drain(..).enumerate().partition(|(index, _)| left_out.contains(index));
+        self.workloads = planned.into_iter().map(|(_, workload)| workload).collect();
+        self.made_by_others.extend(made.into_iter().map(|(_, workload)| workload.to_string()));
+        self.objects.clear();
+    }
 }
 
 /// Reads a file, or the standard input where it is `-`.
@@ -56,8 +103,17 @@ pub fn read(file: &Path, namespace: &str, into: &mut Manifests) -> anyhow::Resul
 }
 
 pub fn parse(text: &str, namespace: &str, into: &mut Manifests) -> anyhow::Result<()> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|e| anyhow::anyhow!("{}", e.without_snippet()))?;
+    // What a cluster holds is long, and whoever gives it has it: only aliases and depth are bounded.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_documents: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|e| anyhow::anyhow!("{}", e.without_snippet()))?;
     let many = documents.len() > 1;
     for (number, document) in (1..).zip(documents).filter(|(_, document)| !document.is_null()) {
         let read = object(document, namespace, into);
@@ -74,25 +130,42 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
     let text = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let Some(kind) = text(&object, "/kind") else { bail!("kind: expected the object's kind, such as Deployment") };
     if let Some(items) = object.get_mut("items").filter(|_| kind.ends_with("List")) {
-        let items = items.take();
-        let Value::Array(items) = items else { bail!("items: expected a list of objects") };
+        let items = match items.take() {
+            Value::Array(items) => items,
+            Value::Null => Vec::new(),
+            _ => bail!("items: expected a list of objects"),
+        };
         for mut item in items {
             of_list(&mut item, &kind, object.get("apiVersion"));
             self::object(item, namespace, into)?;
         }
         return Ok(());
     }
+    drop_nulls(&mut object);
     quantities(&mut object);
     if kind == "Pod" {
         unbind(&mut object);
     }
-    let knative = text(&object, "/apiVersion").is_some_and(|version| version.starts_with("serving.knative.dev/"));
+    let version = text(&object, "/apiVersion");
+    let group = group(&kind, version.as_deref());
+    let is_planned = groups(&kind).contains(&group.as_str());
     let namespace = text(&object, "/metadata/namespace").unwrap_or_else(|| namespace.to_owned());
     let own_name = text(&object, "/metadata/name");
     let is_named = own_name.is_some();
     let name = own_name.or_else(|| text(&object, "/metadata/generateName"));
     let Some(name) = name else { bail!("{kind}: metadata.name: expected a name") };
     let subject = format!("{kind} {namespace}/{name}");
+    let id = is_named.then(|| Id { group, kind: kind.clone(), namespace: namespace.clone(), name: name.clone() });
+    if let Some(id) = &id {
+        let controller = controller(&object, &namespace);
+        into.objects.entry(id.clone()).or_insert(Given { controller, workload: None });
+    }
+    if !is_planned {
+        // A kind that is planned for has a namesake in another group, or is given in one that never had it.
+        let namesake = version.filter(|_| kind != "Service" && !groups(&kind).is_empty());
+        into.skipped.push(namesake.map_or(subject.clone(), |version| format!("{subject} ({version})")));
+        return Ok(());
+    }
     let number = |pointer: &str| -> anyhow::Result<Option<u32>> {
         match object.pointer(pointer) {
             None | Some(Value::Null) => Ok(None),
@@ -105,6 +178,11 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
             },
         }
     };
+    let phase = text(&object, "/status/phase").filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed"));
+    if let Some(phase) = phase.filter(|_| kind == "Pod") {
+        into.skipped.push(format!("{subject} ({phase})"));
+        return Ok(());
+    }
     // What another controller makes for the object has a name of its own; no object's has a slash.
     let made = |kind: &str| Some((kind.to_owned(), format!("{name}/{}", into.workloads.len())));
     let own = || if is_named { Some((kind.clone(), name.clone())) } else { made(&kind) };
@@ -119,20 +197,17 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
             let complete = number("/spec/jobTemplate/spec/completions")?;
             ("/spec/jobTemplate/spec/template", at_once(parallel, complete), made("Job"))
         }
-        "Service" if knative => ("/spec/template", knative_scale(&object), made("ReplicaSet")),
         // Refused with the rest planned.
         "DaemonSet" => ("/spec/template", 1, own()),
-        _ => {
-            into.skipped.push(subject);
-            return Ok(());
-        }
+        // Knative's Service.
+        _ => ("/spec/template", knative_scale(&object), made("ReplicaSet")),
     };
     let Some(template) = object.pointer(path) else {
         bail!("{subject}: {}: expected a Pod template", path[1..].replace('/', "."))
     };
     check_fields(&kind, &object).with_context(|| subject.clone())?;
     let prefix = path.get(1..).unwrap_or_default().replace('/', ".");
-    let template = self::template(template, knative).with_context(|| match prefix.as_str() {
+    let template = self::template(template, kind == "Service").with_context(|| match prefix.as_str() {
         "" => subject.clone(),
         prefix => format!("{subject}: in {prefix}"),
     })?;
@@ -140,9 +215,69 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
     if is_named && !into.named.insert(workload.to_string()) {
         bail!("{workload}: is given twice: expected each object once");
     }
+    if let Some(given) = id.and_then(|id| into.objects.get_mut(&id)) {
+        given.workload = Some(into.workloads.len());
+    }
     into.workloads.push(workload);
     Ok(())
 }
+
+/// The API groups in which a kind is the one that is planned for; none: it is not.
+fn groups(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "Pod" | "ReplicationController" => &[""],
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => &["apps"],
+        "Job" | "CronJob" => &["batch"],
+        "Service" => &["serving.knative.dev"],
+        _ => &[],
+    }
+}
+
+/// A kind's API group, as its apiVersion says it; without one that of Kubernetes' own kind.
+fn group(kind: &str, version: Option<&str>) -> String {
+    let group = match version {
+        Some(version) => version.split_once('/').map_or("", |(group, _)| group),
+        None if kind == "Service" => "",
+        None => groups(kind).first().copied().unwrap_or_default(),
+    };
+    // Where those of apps were once.
+    if group == "extensions" { "apps".to_owned() } else { group.to_owned() }
+}
+
+/// What the object is made by, as its ownerReferences say it. A reserve is kept beside what its owner makes.
+fn controller(object: &Value, namespace: &str) -> Option<Id> {
+    if object.pointer("/metadata/labels").is_some_and(|labels| labels.get(RESERVE_OF).is_some()) {
+        return None;
+    }
+    let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
+    let controller = owners.iter().find(|owner| owner["controller"] == true)?;
+    let text = |key: &str| controller[key].as_str();
+    let (kind, name) = (text("kind")?, text("name")?);
+    let group = group(kind, text("apiVersion"));
+    Some(Id { group, kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// What Go makes of a null: nothing, but an empty text where any text may be. In a list it is left, and refused.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            for (key, value) in map {
+                if let (true, Value::Object(texts)) = (TEXTS.contains(&key.as_str()), &mut *value) {
+                    texts
+                        .values_mut()
+                        .filter(|text| text.is_null())
+                        .for_each(|text| *text = Value::String(String::new()));
+                }
+                drop_nulls(value);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+const TEXTS: [&str; 4] = ["annotations", "labels", "matchLabels", "nodeSelector"];
 
 /// Where a cluster's scheduler has put a Pod says nothing of where it may run; who writes a Pod may name a node.
 fn unbind(pod: &mut Value) {
@@ -361,6 +496,140 @@ mod tests {
             (manifests.workloads[0].to_string().as_str(), manifests.workloads[0].replicas),
             ("Deployment default/web", 2)
         );
+    }
+
+    #[test]
+    fn a_kind_is_that_of_its_api_group() {
+        let spec = "spec: {tasks: 3, template: {spec: {containers: []}}}";
+        let manifests = parsed(&format!(
+            "apiVersion: batch.volcano.sh/v1alpha1\nkind: Job\nmetadata: {{name: a}}\n{spec}\n---\n\
+             apiVersion: apps.kruise.io/v1beta1\nkind: StatefulSet\nmetadata: {{name: a}}\n{spec}\n---\n\
+             apiVersion: apps.kruise.io/v1alpha1\nkind: DaemonSetList\nitems: [{{metadata: {{name: a}}, {spec}}}]\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: None}}\n---\n\
+             apiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {{name: a}}\n\
+             spec: {{template: {{spec: {{containers: []}}}}}}\n"
+        ))
+        .unwrap();
+        let workloads: Vec<String> = manifests.workloads.iter().map(ToString::to_string).collect();
+        assert_eq!(workloads, ["Deployment default/a"]);
+        let skipped = [
+            "Job default/a (batch.volcano.sh/v1alpha1)",
+            "StatefulSet default/a (apps.kruise.io/v1beta1)",
+            "DaemonSet default/a (apps.kruise.io/v1alpha1)",
+            "Service default/a",
+        ];
+        assert_eq!(manifests.skipped, skipped);
+    }
+
+    /// An object as a cluster tells it, by what it is made by.
+    fn made(kind: &str, name: &str, by: Option<(&str, &str, &str)>) -> String {
+        let owner = by.map_or(String::new(), |(version, kind, name)| {
+            format!(
+                ", ownerReferences: [{{apiVersion: {version}, kind: {kind}, name: {name}, uid: u, controller: true}}]"
+            )
+        });
+        let spec = if kind.ends_with("Pod") { "containers: []" } else { "template: {spec: {containers: []}}" };
+        format!("- {{kind: {kind}, metadata: {{name: {name}, namespace: shop{owner}}}, spec: {{{spec}}}}}\n")
+    }
+
+    #[test]
+    fn of_an_object_and_what_it_is_made_by_one_is_planned_for() {
+        let knative = |kind: &str, name: &str, by| {
+            let version = "apiVersion: serving.knative.dev/v1, kind";
+            made(kind, name, by).replacen("kind", version, 1)
+        };
+        let all = [
+            // In any order.
+            made("Pod", "web-1-a", Some(("apps/v1", "ReplicaSet", "web-1"))),
+            made("ReplicaSet", "web-1", Some(("apps/v1", "Deployment", "web"))),
+            made("Deployment", "web", None),
+            // The Deployment was not asked for, or its like is another namespace's or another's.
+            made("ReplicaSet", "shop-1", Some(("apps/v1", "Deployment", "shop"))),
+            made("Deployment", "shop", None).replace("namespace: shop", "namespace: other"),
+            made("Pod", "shop-1-a", Some(("apps/v1", "ReplicaSet", "shop-1"))),
+            made("Pod", "train-a", Some(("batch.volcano.sh/v1alpha1", "Job", "train"))),
+            made("Job", "train", None),
+            made("Pod", "alone", None),
+            made("Pod", "reserve", Some(("apps/v1", "Deployment", "web")))
+                .replace("namespace", "labels: {pilotlight.dev/reserve-of: u}, namespace"),
+            // By way of what makes no Pods itself.
+            knative("Service", "hello", None),
+            knative("Configuration", "hello", Some(("serving.knative.dev/v1", "Service", "hello"))),
+            knative("Revision", "hello-1", Some(("serving.knative.dev/v1", "Configuration", "hello"))),
+            made("Deployment", "hello-1-d", Some(("serving.knative.dev/v1", "Revision", "hello-1"))),
+            // What is skipped is not planned for in its place.
+            made("ReplicaSet", "roll-1", Some(("argoproj.io/v1alpha1", "Rollout", "roll"))),
+            made("Rollout", "roll", None).replacen("kind", "apiVersion: argoproj.io/v1alpha1, kind", 1),
+        ];
+        let mut manifests = parsed(&format!("kind: List\nitems:\n{}", all.concat())).unwrap();
+        manifests.settle();
+        let names: Vec<String> = manifests.workloads.iter().map(ToString::to_string).collect();
+        let planned = [
+            "Deployment shop/web",
+            "ReplicaSet shop/shop-1",
+            "Deployment other/shop",
+            "Pod shop/train-a",
+            "Job shop/train",
+            "Pod shop/alone",
+            "Pod shop/reserve",
+            "Service shop/hello",
+            "ReplicaSet shop/roll-1",
+        ];
+        assert_eq!(names, planned);
+        let made_by_others =
+            ["Pod shop/web-1-a", "ReplicaSet shop/web-1", "Pod shop/shop-1-a", "Deployment shop/hello-1-d"];
+        assert_eq!(manifests.made_by_others, made_by_others);
+    }
+
+    #[test]
+    fn objects_that_claim_to_be_made_by_each_other_end_the_search() {
+        let by = |name| Some(("example.com/v1", "Ring", name));
+        let ring = |name, of| made("Ring", name, by(of)).replacen("kind", "apiVersion: example.com/v1, kind", 1);
+        let all = [made("Pod", "one", by("a")), ring("a", "b"), ring("b", "a")];
+        let mut manifests = parsed(&format!("kind: List\nitems:\n{}", all.concat())).unwrap();
+        manifests.settle();
+        assert_eq!(manifests.workloads.len(), 1);
+    }
+
+    #[test]
+    fn pods_that_have_ended_are_not_planned_for() {
+        let pod = |phase: &str| {
+            made("Pod", &phase.to_lowercase(), None).replace("}}\n", &format!("}}, status: {{phase: {phase}}}}}\n"))
+        };
+        let all = ["Succeeded", "Failed", "Running", "Pending"].map(pod).concat();
+        let manifests = parsed(&format!("kind: List\nitems:\n{all}")).unwrap();
+        assert_eq!(manifests.workloads.len(), 2);
+        assert_eq!(manifests.skipped, ["Pod shop/succeeded (Succeeded)", "Pod shop/failed (Failed)"]);
+    }
+
+    #[test]
+    fn a_clusters_worth_of_objects_is_read() {
+        // Beyond what a YAML reader takes of a stranger: of values, and of documents.
+        let values = "0, ".repeat(260_000);
+        let list = format!("kind: List\nitems:\n- {{kind: Thing, metadata: {{name: a}}, spec: [{values}]}}\n");
+        assert_eq!(parsed(&list).unwrap().skipped, ["Thing default/a"]);
+        let documents: String =
+            (0..1500).map(|number| format!("---\n{{kind: Service, metadata: {{name: s-{number}}}}}\n")).collect();
+        assert_eq!(parsed(&documents).unwrap().skipped.len(), 1500);
+    }
+
+    #[test]
+    fn a_null_is_what_was_not_given() {
+        let manifests = parsed(
+            "kind: Deployment\nmetadata: {name: web, labels: null}\nspec:\n  replicas: null\n  template:\n    \
+             metadata: {annotations: {checksum/config: }}\n    \
+             spec: {nodeSelector: {disktype: null}, volumes: null, containers: [{name: a, image: b, \
+             command: null, resources: {limits: {cpu: null, memory: 1Gi}, requests: }}]}\n---\nkind: List\nitems: null\n",
+        )
+        .unwrap();
+        let workload = &manifests.workloads[0];
+        let spec = workload.template.spec.as_ref().unwrap();
+        // The API server's, too, is an empty text.
+        assert_eq!(spec.node_selector.as_ref().unwrap()["disktype"], "");
+        let limits = spec.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+        assert_eq!((workload.replicas, limits.keys().collect::<Vec<_>>()), (1, vec![&"memory".to_owned()]));
+        let in_a_list = "kind: Pod\nmetadata: {name: a}\nspec: {containers: [null]}";
+        assert!(parsed(in_a_list).err().unwrap().contains("spec.containers"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The virtual nodes as the scheduler sees them, one a zone, and which of them each Pod is bound to.
 //!
 //! A Pod's node is chosen before anything is bought for it, and with it its zone. Here as by kube-scheduler among nodes
-//! that are alike: of those that the Pod allows, the one with the fewest Pods of its controller, then with the fewest at
-//! all, then the first. What it merely prefers, and other Pods that it is to be near to or apart from, are not looked at.
+//! that are alike: of those that the Pod allows and that have room for it, the one with the fewest Pods of its controller,
+//! then with the fewest at all, then the first. What it merely prefers, and other Pods that it is to be near to or apart
+//! from, are not looked at; nor is what runs on the nodes already.
 
+use crate::config::Limits;
 use crate::decide::purchase::Catalog;
 use crate::decide::purchase::policy::Architecture;
 use crate::kube::node;
@@ -15,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub struct Nodes {
     all: Vec<Node>,
+    /// Each node's capacity, where it is known.
+    limits: Option<Limits>,
     /// By controller, how many of its Pods each node has.
     of_controllers: BTreeMap<String, Vec<u32>>,
 }
@@ -24,6 +28,15 @@ struct Node {
     zone: String,
     labels: BTreeMap<String, String>,
     pods: u32,
+    cpu_millis: u64,
+    memory_bytes: u64,
+}
+
+/// What a Pod needs of its node.
+#[derive(Clone, Copy, Default)]
+pub struct Need {
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
 }
 
 /// Pods that are alike.
@@ -31,12 +44,14 @@ pub struct Template<'a> {
     pub namespace: &'a str,
     pub labels: &'a Labels,
     pub spec: &'a PodSpec,
+    /// Each one's.
+    pub need: Need,
     /// What names their controller.
     pub controller: String,
 }
 
 impl Nodes {
-    pub fn of(catalog: &Catalog) -> Self {
+    pub fn of(catalog: &Catalog, limits: Option<Limits>) -> Self {
         // A node says amd64 unless there is no image for it, and then its types are not in the catalog.
         let amd64 = catalog.types.iter().any(|spec| spec.architecture == Architecture::Amd64);
         let architecture = if amd64 { Architecture::Amd64 } else { Architecture::Arm64 };
@@ -49,9 +64,9 @@ impl Nodes {
             {
                 labels.extend(labels.get(of).cloned().map(|value| (old.to_owned(), value)));
             }
-            Node { name, zone: zone.clone(), labels, pods: 0 }
+            Node { name, zone: zone.clone(), labels, pods: 0, cpu_millis: 0, memory_bytes: 0 }
         };
-        Self { all: catalog.zones.iter().map(node).collect(), of_controllers: BTreeMap::new() }
+        Self { all: catalog.zones.iter().map(node).collect(), limits, of_controllers: BTreeMap::new() }
     }
 
     pub fn zones(&self) -> Vec<String> {
@@ -69,7 +84,7 @@ impl Nodes {
             Ok(allowed) => allowed,
             Err(why) => return (0..pods).map(|_| Err(why.clone())).collect(),
         };
-        let bound = bound_to(template.spec).is_some();
+        let bound = is_bound(template.spec);
         let near = if bound { Vec::new() } else { to_its_own(template, near) };
         let apart = if bound { Vec::new() } else { to_its_own(template, apart) };
         let none = vec![0; self.all.len()];
@@ -80,10 +95,14 @@ impl Nodes {
                 (first || near.iter().all(|key| self.beside(*at, key, &own)))
                     && !apart.iter().any(|key| self.beside(*at, key, &own))
             };
-            let chosen = allowed.iter().copied().filter(may).min_by_key(|&at| (own[at], self.all[at].pods, at));
-            let Some(at) = chosen else { return Err(crowded(&near, &apart)) };
+            let may: Vec<usize> = allowed.iter().copied().filter(may).collect();
+            let room = |at: &usize| bound || self.lacks(*at, template.need).is_empty();
+            let chosen = may.iter().copied().filter(room).min_by_key(|&at| (own[at], self.all[at].pods, at));
+            let Some(at) = chosen else {
+                return Err(if may.is_empty() { crowded(&near, &apart) } else { self.full(&may, template.need) });
+            };
             own[at] += 1;
-            self.all[at].pods += 1;
+            self.all[at].take(template.need);
             Ok(self.all[at].zone.clone())
         };
         let zones = (0..pods).map(one).collect();
@@ -97,11 +116,20 @@ impl Nodes {
             let at = numbers.filter(|&at| all[at].name.as_str() == name).collect::<Vec<_>>();
             return if at.is_empty() { Err(format!("spec.nodeName: {name} is no virtual node")) } else { Ok(at) };
         }
+        // As the scheduler has it, also for the first Pod, which is near to none.
+        let topologies = || near(spec).into_iter().flatten().map(|term| &term.topology_key);
+        let is_somewhere = |at: usize| topologies().all(|key| all[at].labels.contains_key(key));
         let requirements = requirements(spec);
         let meets = |at: usize, r: &Requirement| r.met_by(all[at].name.as_str(), &all[at].labels);
         let met: Vec<usize> = numbers.clone().filter(|&at| requirements.iter().all(|r| meets(at, r))).collect();
         if !met.is_empty() {
-            return Ok(met);
+            let met: Vec<usize> = met.into_iter().filter(|&at| is_somewhere(at)).collect();
+            let keys = || topologies().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return if met.is_empty() {
+                Err(format!("no virtual node has the labels of its affinity: {}", keys()))
+            } else {
+                Ok(met)
+            };
         }
         // Each may be met by some node, and all together by none.
         let unmet = requirements.iter().find(|r| !numbers.clone().any(|at| meets(at, r)));
@@ -113,6 +141,31 @@ impl Nodes {
                 format!("no virtual node has all of: {}", all.join("; "))
             }
         })
+    }
+
+    /// Why the Pod has no room on the node, in the scheduler's words (NodeResourcesFit).
+    fn lacks(&self, node: usize, need: Need) -> Vec<&'static str> {
+        let Some(Limits { cpu_millis, memory_bytes, pods }) = self.limits else { return Vec::new() };
+        let node = &self.all[node];
+        let over = |need: u64, used: u64, limit: u64| need > 0 && used.saturating_add(need) > limit;
+        [
+            (node.pods >= pods, "Too many pods"),
+            (over(need.cpu_millis, node.cpu_millis, cpu_millis), "Insufficient cpu"),
+            (over(need.memory_bytes, node.memory_bytes, memory_bytes), "Insufficient memory"),
+        ]
+        .into_iter()
+        .filter_map(|(lacks, why)| lacks.then_some(why))
+        .collect()
+    }
+
+    /// `no virtual node has room by provider.yaml's limits: 2 Too many pods, 1 Insufficient cpu`
+    fn full(&self, nodes: &[usize], need: Need) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for why in nodes.iter().flat_map(|&node| self.lacks(node, need)) {
+            *counts.entry(why).or_default() += 1;
+        }
+        let counts: Vec<String> = counts.into_iter().map(|(why, count)| format!("{count} {why}")).collect();
+        format!("no virtual node has room by provider.yaml's limits: {}", counts.join(", "))
     }
 
     /// `; they have a, b`
@@ -128,6 +181,14 @@ impl Nodes {
     fn beside(&self, node: usize, topology: &str, own: &[u32]) -> bool {
         let place = self.all[node].labels.get(topology);
         place.is_some() && self.all.iter().zip(own).any(|(n, &pods)| pods > 0 && n.labels.get(topology) == place)
+    }
+}
+
+impl Node {
+    fn take(&mut self, need: Need) {
+        self.pods += 1;
+        self.cpu_millis = self.cpu_millis.saturating_add(need.cpu_millis);
+        self.memory_bytes = self.memory_bytes.saturating_add(need.memory_bytes);
     }
 }
 
@@ -192,6 +253,10 @@ mod tests {
     use serde_json::{Value, json};
 
     fn nodes(zones: &[&str]) -> Nodes {
+        limited(zones, None)
+    }
+
+    fn limited(zones: &[&str], limits: Option<Limits>) -> Nodes {
         let spec = |architecture| TypeSpec {
             name: "c6i.large".to_owned(),
             architecture,
@@ -200,19 +265,31 @@ mod tests {
             on_demand: Default::default(),
             burst: None,
         };
-        Nodes::of(&Catalog {
+        let catalog = Catalog {
             region: "home".to_owned(),
             zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
             types: [Architecture::Amd64, Architecture::Arm64].map(spec).into(),
-        })
+        };
+        Nodes::of(&catalog, limits)
     }
 
     /// A Pod's zone is its name's letter; `-` where it gets none. And why the last gets none.
-    fn bound(nodes: &mut Nodes, controller: &str, pods: u32, mut spec: Value) -> (String, Option<String>) {
+    fn bound(nodes: &mut Nodes, controller: &str, pods: u32, spec: Value) -> (String, Option<String>) {
+        needing(nodes, controller, pods, spec, Need::default())
+    }
+
+    fn needing(
+        nodes: &mut Nodes,
+        controller: &str,
+        pods: u32,
+        mut spec: Value,
+        need: Need,
+    ) -> (String, Option<String>) {
         spec["containers"] = json!([]);
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         let labels: Labels = [("app".to_owned(), "web".to_owned())].into();
-        let template = Template { namespace: "shop", labels: &labels, spec: &spec, controller: controller.to_owned() };
+        let template =
+            Template { namespace: "shop", labels: &labels, spec: &spec, need, controller: controller.to_owned() };
         let zones = nodes.bind(&template, pods);
         let why = zones.iter().filter_map(|zone| zone.clone().err()).next_back();
         (zones.into_iter().map(|zone| zone.unwrap_or("-".to_owned())).collect(), why)
@@ -291,6 +368,9 @@ mod tests {
             (to_own("podAntiAffinity", host, &json!({"mismatchLabelKeys": ["app"]})), "aba"),
             (to_own("podAffinity", host, &json!({})), "aaa"),
             (to_own("podAffinity", "topology.kubernetes.io/region", &json!({})), "aba"),
+            // Nobody is near by a label that no node has: neither the first, nor to others.
+            (to_own("podAffinity", "rack", &json!({})), "---"),
+            (to_own("podAffinity", "rack", &json!({"namespaces": ["other"]})), "---"),
         ] {
             assert_eq!(bound(&mut nodes(&["a", "b"]), "web", 3, spec.clone()).0, expected, "{spec}");
         }
@@ -298,5 +378,32 @@ mod tests {
         let expected =
             "what it requires of its own Pods leaves no virtual node: anti-affinity (by kubernetes.io/hostname)";
         assert_eq!(why.as_deref(), Some(expected));
+        let (_, why) = bound(&mut nodes(&["a", "b"]), "web", 1, to_own("podAffinity", "rack", &json!({})));
+        assert_eq!(why.as_deref(), Some("no virtual node has the labels of its affinity: rack"));
+    }
+
+    #[test]
+    fn no_node_gets_more_pods_than_it_has_room_for_and_who_waits_is_told_what_is_lacking() {
+        let limits = |pods, cpu_millis, memory_bytes| Some(Limits { cpu_millis, memory_bytes, pods });
+        let need = |cpu_millis, memory_bytes| Need { cpu_millis, memory_bytes };
+        let none = "no virtual node has room by provider.yaml's limits: ";
+        for (limits, need, expected, lacking) in [
+            (limits(1, 9, 9), need(1, 1), "ab--", "2 Too many pods"),
+            (limits(9, 3, 9), need(2, 1), "ab--", "2 Insufficient cpu"),
+            (limits(9, 9, 4), need(1, 2), "abab", ""),
+            (limits(9, 9, 3), need(1, 2), "ab--", "2 Insufficient memory"),
+            (limits(1, 1, 1), need(1, 1), "ab--", "2 Insufficient cpu, 2 Insufficient memory, 2 Too many pods"),
+            // What asks for nothing needs nothing.
+            (limits(9, 0, 0), need(0, 0), "abab", ""),
+            (None, need(1 << 40, 1 << 60), "abab", ""),
+        ] {
+            let (zones, why) = needing(&mut limited(&["a", "b"], limits), "web", 4, json!({}), need);
+            let lacking = (!lacking.is_empty()).then(|| format!("{none}{lacking}"));
+            assert_eq!((zones.as_str(), why), (expected, lacking), "{limits:?}");
+        }
+        // The scheduler is not asked of a Pod that names its node; what it takes is taken.
+        let mut nodes = limited(&["a", "b"], limits(1, 9, 9));
+        assert_eq!(bound(&mut nodes, "own", 2, json!({"nodeName": "pilotlight-b"})).0, "bb");
+        assert_eq!(bound(&mut nodes, "web", 2, json!({})).0, "a-");
     }
 }

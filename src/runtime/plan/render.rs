@@ -40,7 +40,10 @@ pub fn table(report: &Report) -> String {
         line(&mut text, &format!("{kept_off} {}: {}", node::TAINT, some(&report.untolerated)));
     }
     if !report.skipped.is_empty() {
-        line(&mut text, &format!("No Pods are made by {}", report.skipped.join(", ")));
+        line(&mut text, &format!("No Pods are made by {}", some(&report.skipped)));
+    }
+    if !report.made_by_others.is_empty() {
+        line(&mut text, &format!("Counted with what they are made by: {}", some(&report.made_by_others)));
     }
     text
 }

@@ -1,7 +1,7 @@
 //! What `pilotlight plan` says, whatever the format.
 
 use super::manifests::{Manifests, Workload};
-use super::nodes::{self, Nodes, Template};
+use super::nodes::{self, Need, Nodes, Template};
 use crate::decide::purchase::{
     Decision, Demand, Dropped, Ledger, Market, Origins, Outcome, Planner, Policy, PoolId, Unfit, Why,
 };
@@ -30,6 +30,8 @@ pub struct Report {
     pub totals: Totals,
     /// Objects that make no Pods.
     pub skipped: Vec<String>,
+    /// Objects whose Pods are those of another that is planned for.
+    pub made_by_others: Vec<String>,
     /// Those whose Pods the virtual nodes' taint keeps away. They are planned for as if they tolerated it.
     pub untolerated: Vec<String>,
 }
@@ -121,8 +123,7 @@ pub struct Totals {
 }
 
 impl Report {
-    pub fn new(planner: &Planner, market: &Market, policy: &Policy, from: Manifests, ledger: &mut Ledger) -> Self {
-        let mut nodes = Nodes::of(&market.catalog);
+    pub fn new(planner: &Planner, market: &Market, policy: &Policy, from: Manifests, mut nodes: Nodes) -> Self {
         let zones = nodes.by_name();
         let mut batch = Vec::new();
         let mut places = Vec::new();
@@ -144,8 +145,14 @@ impl Report {
                 Some((kind, name)) => format!("{kind} {}/{name}", workload.namespace),
                 None => subject.clone(),
             };
-            let template = Template { namespace: &workload.namespace, labels: &intent.labels, spec: &spec, controller };
             let demands = demands(&intent, &zones);
+            let template = Template {
+                namespace: &workload.namespace,
+                labels: &intent.labels,
+                spec: &spec,
+                need: demands.values().next().map(need).unwrap_or_default(),
+                controller,
+            };
             for (number, zone) in (0..).zip(nodes.bind(&template, workload.replicas)) {
                 let replica = Replica::empty(&subject, number, Status::Waits);
                 replicas.push(match zone {
@@ -160,7 +167,7 @@ impl Report {
                 });
             }
         }
-        let decisions = planner.decide_all(&batch, ledger);
+        let decisions = planner.decide_all(&batch, &mut Ledger::new(policy, market));
         for ((place, demand), decision) in places.into_iter().zip(&batch).zip(decisions) {
             replicas[place].fill(planner, policy, demand, decision);
         }
@@ -171,6 +178,7 @@ impl Report {
             totals: Totals::of(&replicas),
             replicas,
             skipped: from.skipped,
+            made_by_others: from.made_by_others,
             untolerated,
         }
     }
@@ -298,6 +306,11 @@ fn demands(intent: &PodIntent, zones: &BTreeMap<NodeName, String>) -> BTreeMap<S
         (zone.clone(), (*wants(zones, &intent)).clone())
     };
     zones.iter().map(there).collect()
+}
+
+/// The same in each zone.
+fn need(demand: &Demand) -> Need {
+    Need { cpu_millis: demand.cpu_millis.unwrap_or_default(), memory_bytes: demand.memory_bytes.unwrap_or_default() }
 }
 
 fn not_taken(planner: &Planner, policy: &Policy, dropped: Dropped) -> NotTaken {

@@ -37,15 +37,19 @@ mounted files) may be said, but not said otherwise.
 {{- with (.Values.provider.cloud.ec2 | default dict).identityCertificate }}
 {{- include "pilotlight.refuse" (list "provider.cloud.ec2.identityCertificate" . "none: the chart mounts no such file") }}
 {{- end }}
+{{- /* On the machines' network no NetworkPolicy holds. */}}
+{{- $held := and .Values.networkPolicy.enabled (not .Values.hostNetwork) }}
 {{- range $index, $node := .Values.provider.nodes }}
-{{- if and $.Values.networkPolicy.enabled (or (lt (int $node.kubeletPort) 10260) (gt (int $node.kubeletPort) 10269)) }}
+{{- if and $held (or (lt (int $node.kubeletPort) 10260) (gt (int $node.kubeletPort) 10269)) }}
 {{- include "pilotlight.refuse" (list (printf "provider.nodes[%d].kubeletPort" $index) $node.kubeletPort "10260 to 10269, which the NetworkPolicy lets in") }}
 {{- end }}
 {{- end }}
 {{- toYaml (mergeOverwrite $ours (deepCopy .Values.provider)) }}
 {{- end }}
 
-{{/* Refuses what differs from ours, at any depth. Given (list path ours theirs). */}}
+{{/*
+Refuses what differs from ours, at any depth; all addresses of IPv6 have those of IPv4 among them. Given (list path ours theirs).
+*/}}
 {{- define "pilotlight.asOurs" -}}
 {{- $path := index . 0 }}
 {{- $theirs := index . 2 }}
@@ -55,7 +59,7 @@ mounted files) may be said, but not said otherwise.
 {{- $given := get $theirs $key }}
 {{- if and (kindIs "map" $ours) (kindIs "map" $given) }}
 {{- include "pilotlight.asOurs" (list $at $ours $given) }}
-{{- else if ne (toJson $given) (toJson $ours) }}
+{{- else if not (has (toJson $given) (list (toJson $ours) (toJson $ours | replace "0.0.0.0:" "[::]:"))) }}
 {{- include "pilotlight.refuse" (list $at $given (printf "%s, or nothing: what else the chart installs is made for it" (toJson $ours))) }}
 {{- end }}
 {{- end }}
@@ -83,7 +87,7 @@ files that it names, are reloaded (ProviderConfig::needs_restart).
 
 {{/* The user's, but never on a virtual node; and replicas apart, unless the user says something else of Pods. */}}
 {{- define "pilotlight.affinity" -}}
-{{- $affinity := deepCopy .Values.affinity }}
+{{- $affinity := deepCopy (.Values.affinity | default dict) }}
 {{- $notOnItself := dict "key" "type" "operator" "NotIn" "values" (list "virtual-kubelet") }}
 {{- $node := $affinity.nodeAffinity | default dict }}
 {{- $required := $node.requiredDuringSchedulingIgnoredDuringExecution | default dict }}
@@ -113,7 +117,7 @@ files that it names, are reloaded (ProviderConfig::needs_restart).
 
 {{/* The variables that the user adds to those of the downward API. */}}
 {{- define "pilotlight.extraEnv" -}}
-{{- range $variable := .Values.extraEnv }}
+{{- range $variable := .Values.extraEnv | default list }}
 {{- if has $variable.name (list "POD_IP" "POD_NAME" "POD_NAMESPACE") }}
 {{- include "pilotlight.refuse" (list "extraEnv" $variable.name "another name: the chart says that of the Pod") }}
 {{- end }}
@@ -123,7 +127,7 @@ files that it names, are reloaded (ProviderConfig::needs_restart).
 
 {{/* Of ServiceMonitor and PrometheusRule: by the user's a Prometheus selects them. */}}
 {{- define "pilotlight.monitoringLabels" -}}
-{{- toYaml (mergeOverwrite (include "pilotlight.labels" . | fromYaml) (deepCopy .Values.monitoring.labels)) }}
+{{- toYaml (mergeOverwrite (include "pilotlight.labels" . | fromYaml) (deepCopy (.Values.monitoring.labels | default dict))) }}
 {{- end }}
 
 {{- define "pilotlight.nodeNames" -}}
