@@ -366,13 +366,16 @@ fn anywhere(cluster: &Cluster) -> Command {
     command
 }
 
-/// Of the provider beside the cluster: they are of several namespaces.
+/// Of the provider and the gateway beside the cluster: they are of several namespaces.
 fn rights(cluster: &Cluster, action: &[&str]) {
     let mut command = anywhere(cluster);
-    command.args(action).arg("-f").arg(repo().join("manifests/rbac"));
+    command.args(action);
+    for directory in ["manifests/rbac", "manifests/gateway"] {
+        command.arg("-f").arg(repo().join(directory));
+    }
     match command.output() {
         Ok(output) if output.status.success() => {}
-        other => eprintln!("kubectl {action:?} -f manifests/rbac: {other:?}"),
+        other => eprintln!("kubectl {action:?}, the test cluster's rights: {other:?}"),
     }
 }
 
