@@ -61,9 +61,6 @@ pub fn launch_delay(failures: u32) -> SignedDuration {
     }
 }
 
-/// The longest that [`launch_delay`] is.
-pub const LONGEST_LAUNCH_DELAY: SignedDuration = SignedDuration::from_secs(CAP_SECONDS as i64);
-
 fn doubled(initial: u32, cap: u32, failures: u32) -> SignedDuration {
     let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     seconds(initial.saturating_mul(factor).min(cap))

@@ -27,7 +27,7 @@ mod window;
 pub use window::BatchWindow;
 
 use super::purchase::policy::Scope;
-use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, Why, is_on_demand};
+use super::purchase::{self, Choice, Ledger, Market, Outcome, Planner, Policy, Quarantine, Why, is_on_demand};
 use crate::model::{Allocation, CreditMode, HourlyPrice, InstanceId, Offer, PodUid, Purchase};
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -46,6 +46,8 @@ pub struct Demand {
     pub zone: String,
     pub wants: Arc<purchase::Demand>,
     pub since: Timestamp,
+    /// Its instance is about to be taken: it is served first, and waits for no [`Failing`] launch.
+    pub urgent: bool,
 }
 
 /// An instance, or one that is being launched, that no Pod is bound to.
@@ -86,11 +88,21 @@ pub struct Rules<'a> {
     pub market: &'a Market,
     /// Classes for which a launch failed, by zone: nothing is launched before this time.
     pub cooling: BTreeMap<(String, String), Timestamp>,
-    /// Classes, by zone, of which nothing is launched while one is on its way: what is launched there does not serve.
-    pub one_at_a_time: BTreeSet<(String, String)>,
+    pub failing: Failing,
     /// How many more instances may exist in each zone.
     pub room: BTreeMap<String, u32>,
     pub window: BatchWindow,
+}
+
+/// Where what is launched comes to nothing, by classes and zones.
+#[derive(Clone, Debug, Default)]
+pub struct Failing {
+    /// Nothing is launched before this time.
+    pub until: BTreeMap<(String, String), Timestamp>,
+    /// Nothing is launched while one is on its way.
+    pub one_at_a_time: BTreeSet<(String, String)>,
+    /// Pools that nobody gets who may have anything else.
+    pub pools: Vec<Quarantine>,
 }
 
 /// Instances to be launched, alike to whoever asks.
@@ -189,11 +201,13 @@ enum Standby {
 struct Round<'a> {
     rules: &'a Rules<'a>,
     planner: Planner<'a>,
+    /// The same without [`Failing::pools`], where there are some.
+    wary: Option<Planner<'a>>,
     ledger: Ledger,
     /// Ready ones first, the oldest first.
     free: BTreeMap<Kind, VecDeque<&'a Supply>>,
     room: BTreeMap<String, u32>,
-    /// Of [`Rules::one_at_a_time`], those that have their one.
+    /// Of [`Failing::one_at_a_time`], those that have their one.
     on_their_way: BTreeSet<(String, String)>,
     /// When the orders may leave, if they may not yet.
     held_until: Option<Timestamp>,
@@ -203,9 +217,14 @@ struct Round<'a> {
 
 /// See the module's page.
 pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rules, now: Timestamp) -> Plan {
+    let avoiding = (!rules.failing.pools.is_empty()).then(|| {
+        let quarantine = rules.market.quarantine.iter().chain(&rules.failing.pools).cloned().collect();
+        Market { quarantine, ..rules.market.clone() }
+    });
     let mut round = Round {
         rules,
         planner: Planner::new(rules.policy, rules.market, now),
+        wary: avoiding.as_ref().map(|market| Planner::new(rules.policy, market, now)),
         ledger: Ledger::new(rules.policy, rules.market),
         free: BTreeMap::new(),
         room: rules.room.clone(),
@@ -217,7 +236,7 @@ pub fn plan(demands: &[Demand], supplies: &[Supply], held: &[Held], rules: &Rule
     round.fold(held);
     round.sort(supplies);
     let mut ordered: Vec<&Demand> = demands.iter().collect();
-    ordered.sort_by_key(|d| (d.since, &d.pod));
+    ordered.sort_by_key(|d| (!d.urgent, d.since, &d.pod));
     // In the order in which it was bought: so the shares of a mix fall to the same Pods again.
     let unmatched: Vec<&Demand> = ordered.into_iter().filter(|demand| !round.take(demand)).collect();
     round.keep_standby();
@@ -247,7 +266,7 @@ impl<'a> Round<'a> {
         ordered.sort_by_key(|s| (!s.ready, s.launched_at, &s.instance));
         for supply in ordered {
             let place = (supply.class.clone(), supply.zone.clone());
-            if !supply.ready && self.rules.one_at_a_time.contains(&place) {
+            if !supply.ready && self.rules.failing.one_at_a_time.contains(&place) {
                 self.on_their_way.insert(place);
             }
             let too_old = |most: SignedDuration| self.now.duration_since(supply.launched_at) >= most;
@@ -392,7 +411,7 @@ impl<'a> Round<'a> {
         }
         if self.rules.market.quarantine.iter().any(short)
             || self.cooling(STANDBY, &pool.zone).is_some()
-            || self.awaits_one(STANDBY, &pool.zone)
+            || self.fails(STANDBY, &pool.zone).is_some()
             || !self.has_room(&pool.zone)
         {
             return Standby::Later;
@@ -406,7 +425,9 @@ impl<'a> Round<'a> {
     fn buy(&mut self, demands: &[&Demand]) {
         let standby = self.plan.launch.clone();
         let (mut bought, mut bought_since) = (Vec::new(), Vec::new());
-        for demand in demands {
+        // Who has nothing but what fails lets the others go first: one of theirs may show that it can be done.
+        let (wary, rest): (Vec<_>, Vec<_>) = demands.iter().partition(|demand| self.wary_of(demand).is_some());
+        for demand in wary.into_iter().chain(rest) {
             match self.buy_one(demand) {
                 waiting @ Waiting::Launching { .. } => {
                     bought.push((demand.pod.clone(), waiting));
@@ -422,8 +443,16 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Who finds something for the Pod beside what fails.
+    fn wary_of(&self, demand: &Demand) -> Option<&Planner<'a>> {
+        let wary = self.wary.as_ref()?;
+        let case = wary.case(&demand.wants, &self.ledger).ok()?;
+        matches!(case.decide().outcome, Outcome::Plan(_)).then_some(wary)
+    }
+
     fn buy_one(&mut self, demand: &Demand) -> Waiting {
-        let case = match self.planner.case(&demand.wants, &self.ledger) {
+        let planner = self.wary_of(demand).unwrap_or(&self.planner);
+        let case = match planner.case(&demand.wants, &self.ledger) {
             Ok(case) => case,
             Err(refused) => return pending(refused.class, refused.outcome),
         };
@@ -437,8 +466,8 @@ impl<'a> Round<'a> {
         if let Some(until) = self.cooling(class, choice.zone) {
             return Waiting::Failed { class: class.to_owned(), until };
         }
-        if self.awaits_one(class, choice.zone) {
-            return Waiting::Failed { class: class.to_owned(), until: self.now };
+        if let Some(until) = self.fails(class, choice.zone).filter(|_| !demand.urgent) {
+            return Waiting::Failed { class: class.to_owned(), until };
         }
         if !self.has_room(choice.zone) {
             return Waiting::LimitReached;
@@ -451,9 +480,9 @@ impl<'a> Round<'a> {
         };
         let instance_type = choice.instance_type.to_owned();
         let first = Offer { instance_type, purchase: choice.option, price: choice.price };
-        let others = choice.alternatives.iter().filter(|(pool, _)| self.planner.zone(pool.zone) == choice.zone);
+        let others = choice.alternatives.iter().filter(|(pool, _)| planner.zone(pool.zone) == choice.zone);
         let others = others.map(|(pool, price)| Offer {
-            instance_type: self.planner.type_of(pool.instance_type).name.clone(),
+            instance_type: planner.type_of(pool.instance_type).name.clone(),
             purchase: choice.option,
             price: *price,
         });
@@ -488,13 +517,19 @@ impl<'a> Round<'a> {
         until.filter(|until| *until > self.now)
     }
 
+    /// Until when nothing is launched, since what was came to nothing.
+    fn fails(&self, class: &str, zone: &str) -> Option<Timestamp> {
+        if self.rules.failing.until.is_empty() {
+            return None;
+        }
+        let until = self.rules.failing.until.get(&(class.to_owned(), zone.to_owned())).copied();
+        until.filter(|until| *until > self.now).or_else(|| self.awaits_one(class, zone).then_some(self.now))
+    }
+
     /// Whether the next is launched when it is known what becomes of the one that is on its way.
     fn awaits_one(&self, class: &str, zone: &str) -> bool {
-        if self.rules.one_at_a_time.is_empty() {
-            return false;
-        }
         let place = (class.to_owned(), zone.to_owned());
-        self.rules.one_at_a_time.contains(&place)
+        self.rules.failing.one_at_a_time.contains(&place)
             && (self.on_their_way.contains(&place)
                 || self.plan.launch.iter().any(|order| order.class == class && order.zone == zone))
     }
@@ -511,7 +546,7 @@ impl<'a> Round<'a> {
 
     fn wake_at(&self) -> Option<Timestamp> {
         let quarantined = self.rules.market.quarantine.iter().map(|q| q.until);
-        let cooling = self.rules.cooling.values().copied();
+        let cooling = self.rules.cooling.values().chain(self.rules.failing.until.values()).copied();
         let waits = !self.plan.waiting.is_empty() || !self.rules.policy.standby.is_empty();
         let retry = quarantined.chain(cooling).filter(|at| waits && *at > self.now).min();
         // A schedule's windows begin and end on whole minutes.

@@ -356,14 +356,20 @@ mod tests {
                 }));
                 let intent = crate::kube::intent::pod_intent(&pod.unwrap()).unwrap();
                 let wants = crate::reconcile::wants(&zones, &intent);
-                Demand { pod: PodUid::new(format!("{number:08}")), zone: zone.clone(), wants, since: now }
+                Demand {
+                    pod: PodUid::new(format!("{number:08}")),
+                    zone: zone.clone(),
+                    wants,
+                    since: now,
+                    urgent: false,
+                }
             };
             let demands: Vec<Demand> = planned.iter().enumerate().map(demand).collect();
             let rules = Rules {
                 policy: &policy,
                 market: &market,
                 cooling: Default::default(),
-                one_at_a_time: Default::default(),
+                failing: Default::default(),
                 room: zones.values().map(|zone| (zone.clone(), 100)).collect(),
                 window: BatchWindow::default(),
             };

@@ -3,14 +3,14 @@
 //! ```text
 //!   raw        RunInstances for 100 at a time and nothing else      the floor: calls, moto, delays, boots
 //!   batched    Pods, the scheduler, the provider                    launches gathered, 100 a call
-//!   unbatched  the same with a call for each Pod                    what EC2's limits make of that
 //!   shipped    batched, with the whole catalog, refreshed, and log  what all that takes besides
+//!   unbatched  the same with a call for each Pod                    what EC2's limits make of that
 //! ```
 //!
 //! A launch call takes 1.5 s, an instance is pending for 5 s and boots within 10 to 14 s, drawn; then its simulated
 //! machine speaks the agent's real protocol (integration/ec2/standin/simulated.rs). The API server, the
 //! scheduler and the provider are real. Times run from before the first Pod is created until a watch has shown each Pod
-//! Running. Prints a table, writes JSON, judges nothing: figures depend on the machine.
+//! Running. Prints a table with what is aimed at, writes JSON, and fails for no figure: they depend on the machine.
 
 #[path = "../audit.rs"]
 #[allow(dead_code, reason = "shared with another bench")]
@@ -78,9 +78,10 @@ async fn run(args: Args) -> Result<()> {
 
     for (name, pods, own) in [
         ("batched", args.pods, bare(&json!({}))),
-        (UNBATCHED, args.unbatched, bare(&json!({"idle": "0s", "longest": "0s", "perCall": 1}))),
         // The whole catalog, refreshed from EC2, and a line of log for each launch and each Pod's end.
         ("shipped", args.pods, json!({"catalog": args.repository.join("provider-config/catalog-ec2.yaml")})),
+        // Last, as no time is aimed at here: moto never forgets an instance, and is slower with each that it ever had.
+        (UNBATCHED, args.unbatched, bare(&json!({"idle": "0s", "longest": "0s", "perCall": 1}))),
     ] {
         println!("{name}: {pods} Pods");
         let log = if name == "shipped" { "info" } else { "warn" };

@@ -79,7 +79,13 @@ fn demand(index: usize, pod: &Pod) -> Demand {
         zones: Some(vec![zone.clone()]),
         ..purchase::Demand::default()
     };
-    Demand { pod: PodUid::new(wants.uid.clone()), zone, wants: Arc::new(wants), since: at(index as i64 % 5) }
+    Demand {
+        pod: PodUid::new(wants.uid.clone()),
+        zone,
+        wants: Arc::new(wants),
+        since: at(index as i64 % 5),
+        urgent: false,
+    }
 }
 
 fn pods() -> impl Strategy<Value = Vec<Pod>> {
@@ -124,7 +130,7 @@ impl Course {
             policy: &self.policy,
             market: &self.market,
             cooling: BTreeMap::new(),
-            one_at_a_time: BTreeSet::new(),
+            failing: Failing::default(),
             room: BTreeMap::new(),
             window: self.window,
         };
@@ -390,6 +396,60 @@ fn what_waits_in_a_zone_that_the_pods_class_does_not_have_is_not_given_to_it() {
         course.plan(1).bind.len()
     };
     assert_eq!([bound(None), bound(Some("a")), bound(Some("b"))], [1, 1, 0]);
+}
+
+#[test]
+fn where_launches_fail_one_is_on_its_way_at_a_time_and_first_what_may_have_something_else() {
+    let large = demand(0, &Pod { cpu_millis: 3000, zone: true, kind: 2 });
+    let small = demand(1, &Pod { cpu_millis: 500, zone: true, kind: 2 });
+    let place = ("default".to_owned(), "a".to_owned());
+    let pool = Quarantine {
+        option: Some(Purchase::OnDemand),
+        instance_type: Some("large".into()),
+        zone: Some("a".into()),
+        until: Timestamp::MAX,
+    };
+    let course = Course::new(policy(), &[]);
+    let failing = |until: i64, pools: Vec<Quarantine>| Failing {
+        until: [(place.clone(), at(until))].into(),
+        one_at_a_time: [place.clone()].into(),
+        pools,
+    };
+    let launched = |demands: &[Demand], supplies: &[Supply], failing: Failing| {
+        let rules = Rules {
+            policy: &course.policy,
+            market: &course.market,
+            cooling: BTreeMap::new(),
+            failing,
+            room: [("a".to_owned(), 10)].into(),
+            window: course.window,
+        };
+        let plan = super::plan(demands, supplies, &[], &rules, at(10));
+        let types = plan.launch.iter().flat_map(|o| vec![o.offers[0].instance_type.clone(); o.count as usize]);
+        (types.collect::<Vec<_>>(), plan.wake_at)
+    };
+    let both = [large.clone(), small.clone()];
+    assert_eq!(launched(&both, &[], Failing::default()).0, ["large", "small"]);
+    assert_eq!(launched(&both, &[], failing(5, vec![])).0, ["large"], "the older one");
+    assert_eq!(
+        launched(&both, &[], failing(5, vec![pool.clone()])).0,
+        ["small"],
+        "the other has nothing but what fails"
+    );
+    assert_eq!(launched(&[large], &[], failing(5, vec![pool])).0, ["large"]);
+    assert_eq!(launched(&both, &[], failing(30, vec![])), (vec![], Some(at(30))));
+    let coming = Supply {
+        instance: None,
+        class: "default".into(),
+        zone: "a".into(),
+        offers: vec![Offer { instance_type: "small".into(), purchase: Purchase::OnDemand, price: HourlyPrice(10) }],
+        ready: false,
+        launched_at: at(9),
+    };
+    assert_eq!(launched(&both, std::slice::from_ref(&coming), failing(5, vec![])).0, Vec::<String>::new());
+    let urgent = Demand { urgent: true, ..demand(2, &Pod { cpu_millis: 3000, zone: true, kind: 2 }) };
+    let three = [both[0].clone(), small, urgent];
+    assert_eq!(launched(&three, &[coming], failing(30, vec![])).0, ["large"], "its instance is about to be taken");
 }
 
 #[test]

@@ -7,24 +7,29 @@
 //!
 //! | in a row | of a class in a zone | of a pool |
 //! |---|---|---|
-//! | 1 | another is launched at once: one may be lost by chance | |
-//! | 2 and more | after longer and longer pauses, and one at a time | left alone as if it had no capacity: the class's others are tried |
+//! | 1 | another is launched at once: one may be lost by chance | the same, if its class does not fail |
+//! | 2 and more | after longer and longer pauses, and one at a time | not taken where the Pod may have anything else |
 //!
-//! The first that registers ends the row of its class there, and of its pool; so does time.
+//! The first that registers ends the row of its class there, and of its pool; so does time. A Pod that a spot notice drives
+//! out of its instance waits for none of it: it has no time to.
 
 use super::{InstanceEntry, World, facts::Effect, placing};
-use crate::decide::backoff::{LONGEST_LAUNCH_DELAY, launch_delay};
+use crate::decide::backoff::launch_delay;
+use crate::decide::placement;
 use crate::decide::purchase::Quarantine;
 use crate::model::{InstanceId, InstanceRecord, InstanceState, Purchase};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Where the cloud gave no code.
 const ENDED: &str = "InstanceEnded";
 /// From so many on it is no chance.
 const IN_A_ROW: u32 = 2;
-/// After its next instance should have registered, a row is remembered for as long as a kubelet remembers a container's.
+/// After its next instance should have registered, a class's row is remembered for as long as a kubelet remembers a
+/// container's.
 const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
+/// A pool's longer: its others may each take their whole time to fail.
+const POOL_REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
 
 /// A class and a zone.
 type Place = (String, String);
@@ -33,7 +38,14 @@ type Place = (String, String);
 pub(super) struct Failures {
     places: BTreeMap<Place, Failing>,
     /// By way of paying, type and zone.
-    pools: BTreeMap<(Purchase, String, String), Row>,
+    pools: BTreeMap<(Purchase, String, String), FailingPool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FailingPool {
+    row: Row,
+    /// It is no chance: of itself, or since its class fails.
+    avoided: bool,
 }
 
 /// Attempts in a row that failed.
@@ -66,22 +78,23 @@ impl Row {
         }
     }
 
-    /// A clock that was set back makes no pause longer.
-    fn until(&self, now: Timestamp) -> Timestamp {
-        let until = self.since.saturating_add(launch_delay(self.attempts)).unwrap_or(Timestamp::MAX);
-        until.min(now.saturating_add(LONGEST_LAUNCH_DELAY).unwrap_or(Timestamp::MAX))
+    /// Before which nothing is launched.
+    fn until(&self) -> Timestamp {
+        self.since.saturating_add(launch_delay(self.attempts)).unwrap_or(Timestamp::MAX)
     }
 
-    /// `register`: how long the next attempt may take to fail.
-    fn counts(&self, register: SignedDuration, now: Timestamp) -> bool {
-        now.duration_since(self.since) < launch_delay(self.attempts) + register + REMEMBERED
+    /// Whether it is remembered still, `long` after the next attempt has had its time to fail; `register` is that. A clock that
+    /// was set back makes no pause longer.
+    fn counts(&mut self, register: SignedDuration, long: SignedDuration, now: Timestamp) -> bool {
+        self.since = self.since.min(now);
+        now.duration_since(self.since) < launch_delay(self.attempts) + register + long
     }
 }
 
 impl Failures {
     fn forget(&mut self, register: SignedDuration, now: Timestamp) {
-        self.places.retain(|_, failing| failing.row.counts(register, now));
-        self.pools.retain(|_, row| row.counts(register, now));
+        self.places.retain(|_, failing| failing.row.counts(register, REMEMBERED, now));
+        self.pools.retain(|_, pool| pool.row.counts(register, POOL_REMEMBERED, now));
     }
 
     fn registered(&mut self, record: &InstanceRecord) {
@@ -95,10 +108,25 @@ impl Failures {
         failing.map(|failing| failing.why.as_str())
     }
 
-    /// Where one at a time is launched until one registers.
-    pub(super) fn one_at_a_time(&self) -> BTreeSet<Place> {
-        let rows = self.places.iter().filter(|(_, failing)| failing.row.attempts >= IN_A_ROW);
-        rows.map(|(place, _)| place.clone()).collect()
+    /// What placement is to do about it.
+    fn rules(&self) -> placement::Failing {
+        let in_a_row = self.places.iter().filter(|(_, failing)| failing.row.attempts >= IN_A_ROW);
+        let avoided = self.pools.iter().filter(|(_, pool)| pool.avoided);
+        placement::Failing {
+            until: self.places.iter().map(|(place, failing)| (place.clone(), failing.row.until())).collect(),
+            one_at_a_time: in_a_row.map(|(place, _)| place.clone()).collect(),
+            pools: avoided.map(|((purchase, instance_type, zone), _)| avoid(*purchase, instance_type, zone)).collect(),
+        }
+    }
+}
+
+fn avoid(purchase: Purchase, instance_type: &str, zone: &str) -> Quarantine {
+    Quarantine {
+        option: Some(purchase),
+        instance_type: Some(instance_type.to_owned()),
+        zone: Some(zone.to_owned()),
+        // For as long as it is in the list.
+        until: Timestamp::MAX,
     }
 }
 
@@ -138,18 +166,13 @@ impl World {
             why: why.clone(),
         });
         self.failing.forget(self.config.buying.policy.ttl.register, now);
-        let before = self.failing.pools.get(&pool).copied();
-        let row = Row::after(before, order, self.orders, now);
-        if row.attempts >= IN_A_ROW && before.is_none_or(|before| before.attempts < row.attempts) {
-            let until = now.saturating_add(self.config.buying.policy.ice.quarantine).unwrap_or(Timestamp::MAX);
-            let (purchase, instance_type, zone) = pool.clone();
-            let left_alone =
-                Quarantine { option: Some(purchase), instance_type: Some(instance_type), zone: Some(zone), until };
-            self.quarantine_pool(left_alone, now);
-        }
-        self.failing.pools.insert(pool, row);
         let before = self.failing.places.get(&place).map(|failing| failing.row);
         let row = Row::after(before, order, self.orders, now);
+        let before = self.failing.pools.get(&pool).copied();
+        let of_pool = Row::after(before.map(|before| before.row), order, self.orders, now);
+        let avoided = row.attempts >= IN_A_ROW || of_pool.attempts >= IN_A_ROW;
+        let avoided = avoided || before.is_some_and(|before| before.avoided);
+        self.failing.pools.insert(pool, FailingPool { row: of_pool, avoided });
         let worth_telling = late || row.attempts >= IN_A_ROW;
         self.failing.places.insert(place, Failing { row, why, worth_telling });
         self.placement_dirty = true;
@@ -162,16 +185,9 @@ impl World {
         }
     }
 
-    /// When to launch again, by class and zone, where the cloud refused to or what it launched came to nothing.
-    pub(super) fn all_cooling(&mut self, now: Timestamp) -> BTreeMap<Place, Timestamp> {
+    pub(super) fn failing(&mut self, now: Timestamp) -> placement::Failing {
         self.failing.forget(self.config.buying.policy.ttl.register, now);
-        let mut cooling = self.cooling.clone();
-        for (place, failing) in &self.failing.places {
-            let failing = failing.row.until(now);
-            let until = cooling.entry(place.clone()).or_insert(failing);
-            *until = failing.max(*until);
-        }
-        cooling
+        self.failing.rules()
     }
 }
 
@@ -211,10 +227,12 @@ mod tests {
     use crate::decide::fixtures::at;
 
     #[test]
-    fn a_clock_that_was_set_back_makes_no_pause_longer_than_the_longest() {
-        let row = Row { attempts: 9, order: 1, since: at(10_000) };
-        assert_eq!(row.until(at(10_000)), at(10_300));
-        assert_eq!(row.until(at(10_200)), at(10_300));
-        assert_eq!(row.until(at(1_000)), at(1_300));
+    fn a_clock_that_was_set_back_makes_no_pause_longer() {
+        let mut row = Row { attempts: 9, order: 1, since: at(10_000) };
+        assert_eq!(row.until(), at(10_300));
+        for now in [1_000, 1_100, 1_299] {
+            assert!(row.counts(SignedDuration::ZERO, REMEMBERED, at(now)));
+            assert_eq!(row.until(), at(1_300), "at {now}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::decide::purchase::{
     policy::{Architecture, OnRebalance},
 };
 use crate::decide::status::Reason;
-use crate::model::{InstanceId, InstanceRecord, NodeName, Offer, PodIntent, PodUid, tag};
+use crate::model::{InstanceId, InstanceRecord, NodeName, Notice, Offer, PodIntent, PodUid, tag};
 use jiff::{SignedDuration, Timestamp};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,13 +20,13 @@ const LAUNCH_FAILED: &str = "LaunchFailed";
 impl World {
     pub(super) fn place(&mut self, now: Timestamp) {
         let adopting = now < self.started_at.saturating_add(ADOPTION).unwrap_or(Timestamp::MIN);
-        let cooling = self.all_cooling(now);
+        let failing = self.failing(now);
         let (demands, supplies, held) = self.placement_input(now);
         let rules = Rules {
             policy: &self.config.buying.policy,
             market: &self.market,
-            cooling,
-            one_at_a_time: self.failing.one_at_a_time(),
+            cooling: self.cooling.clone(),
+            failing,
             room: self.room(),
             window: self.config.batch_window,
         };
@@ -125,7 +125,9 @@ impl World {
             let first = entry.wants_instance.map(|since| (Arc::clone(&entry.wants), since));
             let (wants, since) = first.or_else(|| entry.handover.as_ref()?.demand())?;
             let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
-            Some(Demand { pod: uid.clone(), zone, wants, since })
+            let own = entry.instance.as_ref().and_then(|id| self.instances.get(id));
+            let urgent = own.is_some_and(|own| own.notices().any(|n| matches!(n, Notice::Interruption { .. })));
+            Some(Demand { pod: uid.clone(), zone, wants, since, urgent })
         });
         let replaces = self.replaces();
         let free = |entry: &InstanceEntry| {

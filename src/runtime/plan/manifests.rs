@@ -65,6 +65,8 @@ struct Id {
 
 struct Given {
     controller: Option<Id>,
+    /// Who makes controllers of that name, if it is not given itself.
+    behind: Option<Id>,
     /// Among the workloads.
     workload: Option<usize>,
 }
@@ -74,12 +76,13 @@ impl Manifests {
     /// is read.
     pub fn settle(&mut self) {
         let made_by_planned = |given: &Given| {
-            let mut controllers = std::iter::successors(given.controller.as_ref(), |id| {
-                self.objects.get(*id).and_then(|given| given.controller.as_ref())
-            });
+            let by = |given: &Given| {
+                let by = given.controller.as_ref().and_then(|id| self.objects.get(id));
+                by.or_else(|| self.objects.get(given.behind.as_ref()?))
+            };
+            let mut controllers = std::iter::successors(by(given), |given| by(given));
             // Objects that claim to be made by each other, in a circle, are no cluster's.
-            let mut near = controllers.by_ref().take(DEEPEST);
-            near.any(|id| self.objects.get(id).is_some_and(|controller| controller.workload.is_some()))
+            controllers.by_ref().take(DEEPEST).any(|controller| controller.workload.is_some())
         };
         let left_out = self.objects.values().filter(|given| made_by_planned(given));
         let left_out: BTreeSet<usize> = left_out.filter_map(|given| given.workload).collect();
@@ -158,7 +161,8 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
     let id = is_named.then(|| Id { group, kind: kind.clone(), namespace: namespace.clone(), name: name.clone() });
     if let Some(id) = &id {
         let controller = controller(&object, &namespace);
-        into.objects.entry(id.clone()).or_insert(Given { controller, workload: None });
+        let behind = controller.as_ref().and_then(|controller| behind(controller, &object));
+        into.objects.entry(id.clone()).or_insert(Given { controller, behind, workload: None });
     }
     if !is_planned {
         // A kind that is planned for has a namesake in another group, or is given in one that never had it.
@@ -178,9 +182,8 @@ fn object(mut object: Value, namespace: &str, into: &mut Manifests) -> anyhow::R
             },
         }
     };
-    let phase = text(&object, "/status/phase").filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed"));
-    if let Some(phase) = phase.filter(|_| kind == "Pod") {
-        into.skipped.push(format!("{subject} ({phase})"));
+    if let Some(why) = idle(&kind, &object) {
+        into.skipped.push(format!("{subject} ({why})"));
         return Ok(());
     }
     // What another controller makes for the object has a name of its own; no object's has a slash.
@@ -255,6 +258,41 @@ fn controller(object: &Value, namespace: &str) -> Option<Id> {
     let (kind, name) = (text("kind")?, text("name")?);
     let group = group(kind, text("apiVersion"));
     Some(Id { group, kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// Of a Pod's ReplicaSet `web-5d9c` the Deployment `web`, as the Pod's label says; of its Job `nightly-29384` the CronJob
+/// `nightly`, which gives its Jobs the minute for a name.
+fn behind(controller: &Id, object: &Value) -> Option<Id> {
+    let Id { group, kind, namespace, name } = controller;
+    let (stem, last) = name.rsplit_once('-')?;
+    let of = |kind: &str| {
+        Some(Id { group: group.clone(), kind: kind.to_owned(), namespace: namespace.clone(), name: stem.to_owned() })
+    };
+    match (group.as_str(), kind.as_str()) {
+        ("apps", "ReplicaSet") if object.pointer("/metadata/labels/pod-template-hash").is_some_and(|h| h == last) => {
+            of("Deployment")
+        }
+        ("batch", "Job") if last.bytes().all(|b| b.is_ascii_digit()) => of("CronJob"),
+        _ => None,
+    }
+}
+
+/// Why a Job makes no Pods, or no more.
+fn idle(kind: &str, object: &Value) -> Option<String> {
+    let is_set = |value: Option<&Value>| value.is_some_and(|value| *value == true);
+    match kind {
+        "Job" | "CronJob" if is_set(object.pointer("/spec/suspend")) => Some("suspended".to_owned()),
+        "Job" => {
+            let conditions = object.pointer("/status/conditions")?.as_array()?;
+            let ended = |c: &&Value| c["status"] == "True" && (c["type"] == "Complete" || c["type"] == "Failed");
+            conditions.iter().find(ended)?["type"].as_str().map(str::to_owned)
+        }
+        "Pod" => {
+            let phase = object.pointer("/status/phase")?.as_str()?;
+            matches!(phase, "Succeeded" | "Failed").then(|| phase.to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// What Go makes of a null: nothing, but an empty text where any text may be. In a list it is left, and refused.
@@ -579,6 +617,47 @@ mod tests {
         let made_by_others =
             ["Pod shop/web-1-a", "ReplicaSet shop/web-1", "Pod shop/shop-1-a", "Deployment shop/hello-1-d"];
         assert_eq!(manifests.made_by_others, made_by_others);
+    }
+
+    #[test]
+    fn a_pod_is_found_to_be_of_what_is_given_though_what_is_between_them_is_not() {
+        let hashed = |name: &str, set: &str, hash: &str| {
+            made("Pod", name, Some(("apps/v1", "ReplicaSet", set)))
+                .replace("namespace", &format!("labels: {{pod-template-hash: '{hash}'}}, namespace"))
+        };
+        let job = |name: &str, job: &str| made("Pod", name, Some(("batch/v1", "Job", job)));
+        let nightly = "- {kind: CronJob, metadata: {name: nightly, namespace: shop}, \
+                       spec: {jobTemplate: {spec: {template: {spec: {containers: []}}}}}}\n";
+        let all = [
+            made("Deployment", "web", None),
+            nightly.to_owned(),
+            hashed("web-5d9c-x", "web-5d9c", "5d9c"),
+            hashed("web-set-x", "web-set", "5d9c"),
+            job("nightly-293-x", "nightly-293"),
+            job("nightly-by-hand-x", "nightly-by-hand"),
+        ];
+        let mut manifests = parsed(&format!("kind: List\nitems:\n{}", all.concat())).unwrap();
+        manifests.settle();
+        assert_eq!(manifests.made_by_others, ["Pod shop/web-5d9c-x", "Pod shop/nightly-293-x"]);
+    }
+
+    #[test]
+    fn jobs_that_have_ended_or_are_suspended_are_not_planned_for() {
+        let job = |name: &str, with: &str, status: &str| {
+            format!(
+                "- {{kind: Job, metadata: {{name: {name}}}, spec: {{{with}template: {{spec: {{containers: []}}}}}}, \
+                 status: {{conditions: [{{type: {status}, status: 'True'}}]}}}}\n"
+            )
+        };
+        let all = [
+            job("done", "", "Complete"),
+            job("broken", "", "Failed"),
+            job("waits", "suspend: true, ", "Suspended"),
+            job("runs", "suspend: false, ", "FailureTarget"),
+        ];
+        let manifests = parsed(&format!("kind: List\nitems:\n{}", all.concat())).unwrap();
+        let named = ["Job default/done (Complete)", "Job default/broken (Failed)", "Job default/waits (suspended)"];
+        assert_eq!((manifests.workloads.len(), manifests.skipped.as_slice()), (1, named.map(str::to_owned).as_slice()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::super::{Effect, Fact, World};
 use super::sim::{Sim, buying, config};
 use crate::decide::fixtures::{at, instance};
 use crate::decide::purchase::policy::StandbyPool;
-use crate::model::{InstanceState, NodeName};
+use crate::model::{HourlyPrice, InstanceState, NodeName};
 use jiff::SignedDuration;
 
 const KEY: &str = "Client.InternalError: Client error on launch";
@@ -69,31 +69,44 @@ fn launch_all(sim: &mut Sim) {
 }
 
 #[test]
-fn where_one_type_fails_again_the_class_gets_another_and_the_first_is_left_alone_for_a_while() {
+fn where_types_fail_again_the_class_gets_others_and_they_come_last_for_a_while() {
     let mut buying = buying();
-    buying.policy.ice.quarantine = SignedDuration::from_mins(3);
+    buying.policy.ttl.register = SignedDuration::from_mins(2);
+    let mut large = buying.market.catalog.types[1].clone();
+    (large.name, large.on_demand) = ("large".to_owned(), HourlyPrice(20_000));
+    buying.market.catalog.types.push(large);
     let mut sim = Sim::buying(buying);
     sim.create(1000);
+    // The class has failed twice by then: of the second type once is enough.
     for expected in ["small", "small", "medium"] {
         assert_eq!(sim.asked(), [expected]);
         sim.launch_returns(true);
-        if expected == "small" {
-            fails(&mut sim, KEY);
-        }
+        fails(&mut sim, KEY);
     }
+    assert_eq!(sim.asked(), ["large"]);
     sim.settle();
     sim.check_settled();
     sim.create(1000);
-    assert_eq!(sim.asked(), ["medium"], "without a pause: the class's last one registered");
-    launch_all(&mut sim);
+    assert_eq!(sim.asked(), ["large"], "and without a pause: one of the class has registered");
     sim.settle();
-    sim.wait(180);
+    sim.wait(2 * 3600);
     sim.create(1000);
     assert_eq!(sim.asked(), ["small"]);
-    sim.launch_returns(true);
-    sim.machine_fails(sim.launched - 1, KEY);
-    sim.describe();
-    assert_eq!(sim.asked(), ["medium"], "no first time for the pool, and one for the class");
+}
+
+#[test]
+fn where_all_that_a_pod_may_have_fails_it_is_tried_all_the_same() {
+    let mut buying = buying();
+    buying.policy.ttl.register = SignedDuration::from_mins(2);
+    let mut sim = Sim::buying(buying);
+    sim.create(1000);
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        asked.extend(sim.asked());
+        sim.launch_returns(true);
+        fails(&mut sim, KEY);
+    }
+    assert_eq!(asked, ["small", "small", "medium", "small", "small", "small"]);
 }
 
 #[test]
