@@ -172,7 +172,7 @@ impl Waiting {
             }
             Self::Pending { message, .. } => message.clone(),
             // No time in it: each new one would be a new event.
-            Self::Failed { .. } => "the cloud did not launch an instance; it is asked again".to_owned(),
+            Self::Failed { .. } => "no instance came up; another is tried".to_owned(),
             Self::LimitReached => "the node's limit of Pods is reached".to_owned(),
         }
     }
