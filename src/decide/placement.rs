@@ -146,8 +146,8 @@ pub enum Waiting {
     Launching { class: String, offer: Offer },
     /// The policy lets nothing be bought now, or ever.
     Pending { class: String, reason: &'static str, message: String },
-    /// What is launched for this class fails; another is launched after `until`, and when one that is on its way serves.
-    Failed { class: String, until: Timestamp },
+    /// What is launched for this class fails; another is launched later.
+    Failed { class: String },
     /// The node's limit on instances is reached.
     LimitReached,
 }
@@ -410,8 +410,8 @@ impl<'a> Round<'a> {
             return Standby::Forbidden(Why::OverLimit { limit: limit.0, price: spec.on_demand });
         }
         if self.rules.market.quarantine.iter().any(short)
-            || self.cooling(STANDBY, &pool.zone).is_some()
-            || self.fails(STANDBY, &pool.zone).is_some()
+            || self.cools(STANDBY, &pool.zone)
+            || self.fails(STANDBY, &pool.zone)
             || !self.has_room(&pool.zone)
         {
             return Standby::Later;
@@ -463,11 +463,8 @@ impl<'a> Round<'a> {
         };
         let credits = case.class().credits.mode;
         let class = decision.class;
-        if let Some(until) = self.cooling(class, choice.zone) {
-            return Waiting::Failed { class: class.to_owned(), until };
-        }
-        if let Some(until) = self.fails(class, choice.zone).filter(|_| !demand.urgent) {
-            return Waiting::Failed { class: class.to_owned(), until };
+        if self.cools(class, choice.zone) || !demand.urgent && self.fails(class, choice.zone) {
+            return Waiting::Failed { class: class.to_owned() };
         }
         if !self.has_room(choice.zone) {
             return Waiting::LimitReached;
@@ -512,22 +509,24 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn cooling(&self, class: &str, zone: &str) -> Option<Timestamp> {
-        let until = self.rules.cooling.get(&(class.to_owned(), zone.to_owned())).copied();
-        until.filter(|until| *until > self.now)
+    fn cools(&self, class: &str, zone: &str) -> bool {
+        self.is_held(&self.rules.cooling, class, zone)
     }
 
-    /// Until when nothing is launched, since what was came to nothing.
-    fn fails(&self, class: &str, zone: &str) -> Option<Timestamp> {
-        if self.rules.failing.until.is_empty() {
-            return None;
-        }
-        let until = self.rules.failing.until.get(&(class.to_owned(), zone.to_owned())).copied();
-        until.filter(|until| *until > self.now).or_else(|| self.awaits_one(class, zone).then_some(self.now))
+    /// Whether nothing is launched now, since what was came to nothing.
+    fn fails(&self, class: &str, zone: &str) -> bool {
+        self.is_held(&self.rules.failing.until, class, zone) || self.awaits_one(class, zone)
+    }
+
+    fn is_held(&self, until: &BTreeMap<(String, String), Timestamp>, class: &str, zone: &str) -> bool {
+        !until.is_empty() && until.get(&(class.to_owned(), zone.to_owned())).is_some_and(|until| *until > self.now)
     }
 
     /// Whether the next is launched when it is known what becomes of the one that is on its way.
     fn awaits_one(&self, class: &str, zone: &str) -> bool {
+        if self.rules.failing.one_at_a_time.is_empty() {
+            return false;
+        }
         let place = (class.to_owned(), zone.to_owned());
         self.rules.failing.one_at_a_time.contains(&place)
             && (self.on_their_way.contains(&place)

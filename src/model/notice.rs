@@ -21,25 +21,6 @@ impl Notice {
     pub fn same_kind(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
-
-    /// Adds those of another kind than the ones that are there.
-    pub fn note_kinds(all: &[Self], kinds: &mut Vec<Self>) {
-        for notice in all {
-            if !kinds.iter().any(|kind| kind.same_kind(notice)) {
-                kinds.push(notice.clone());
-            }
-        }
-    }
-
-    /// Adds it to others, in the place of what it puts at another time.
-    pub fn put_into(self, others: &mut Vec<Self>) {
-        let code = |notice: &Self| match notice {
-            Self::Maintenance { code, .. } => Some(code.clone()),
-            Self::Interruption { .. } | Self::Rebalance { .. } => None,
-        };
-        others.retain(|other| !self.same_kind(other) || code(other) != code(&self));
-        others.push(self);
-    }
 }
 
 /// One announcement that reached the provider itself. What is withdrawn is not said this way.

@@ -13,6 +13,7 @@
 //! - [`handover`]: a Pod on two instances for a while.
 //! - [`placing`]: who gets which instance. [`money`]: what all of it costs.
 
+mod announcements;
 mod early;
 mod facts;
 mod failures;
@@ -38,6 +39,7 @@ use crate::model::{
     Announced, Counts, DesiredDigest, Generation, InstanceId, InstanceRecord, NodeName, Notice, PodReport, PodUid,
 };
 use crate::ports::PodSeen;
+use announcements::Announcements;
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -96,7 +98,7 @@ pub struct World {
     orders: u64,
     /// By class and zone: when to ask again after the cloud failed to launch, and what it said last.
     cooling: BTreeMap<(String, String), Timestamp>,
-    failures: BTreeMap<(String, String), String>,
+    refusals: BTreeMap<(String, String), String>,
     /// Where what is launched never registers.
     failing: failures::Failures,
     /// Standby pools that were said to lack what the policy forbids, and why, whatever the price was.
@@ -154,12 +156,7 @@ struct InstanceEntry {
     ending: Option<Ending>,
     holds: Option<(PodUid, Generation)>,
     gone: Option<String>,
-    /// What the cloud announces to it, as its agent says it: whole.
-    told: Vec<Notice>,
-    /// One of each kind that its agent ever told.
-    spoken_of: Vec<Notice>,
-    /// What the cloud announced of it elsewhere, one by one, where the agent has told nothing of the kind.
-    announced: Vec<Notice>,
+    announcements: Announcements,
 }
 
 /// One whose end was asked for.
@@ -186,9 +183,8 @@ impl InstanceEntry {
         })
     }
 
-    /// What counts. An agent's word is the exact one: of what it speaks of, nothing else is heard.
     fn notices(&self) -> impl Iterator<Item = &Notice> {
-        self.told.iter().chain(&self.announced)
+        self.announcements.iter()
     }
 
     fn usable(&self) -> bool {
@@ -216,7 +212,7 @@ impl World {
             launching: BTreeMap::new(),
             orders: 0,
             cooling: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             failing: failures::Failures::default(),
             forbidden: BTreeMap::new(),
             dirty: BTreeSet::new(),

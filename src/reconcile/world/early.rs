@@ -6,7 +6,7 @@
 //! certificate. Otherwise it is kept until [`ABSENT`] descriptions that began later have missed the instance: the queue
 //! speaks of others' instances too.
 
-use super::ABSENT;
+use super::{ABSENT, announcements::Announcements};
 use crate::model::{Announced, Generation, InstanceId, Notice, PodUid};
 use std::collections::BTreeMap;
 
@@ -25,12 +25,7 @@ pub(super) struct Early {
 pub(super) struct Said {
     /// While its agent is connected.
     pub connected: Option<Holds>,
-    /// By its agent, whole.
-    pub told: Vec<Notice>,
-    /// One of each kind that its agent told.
-    pub spoken_of: Vec<Notice>,
-    /// Elsewhere, one by one.
-    pub announced: Vec<Notice>,
+    pub announcements: Announcements,
     /// The round of descriptions that had begun when it was said last.
     round: u64,
     missed: u8,
@@ -44,20 +39,18 @@ impl Early {
     pub(super) fn disconnected(&mut self, id: &InstanceId) {
         let Some(said) = self.of.get_mut(id) else { return };
         said.connected = None;
-        if said.told.is_empty() && said.announced.is_empty() {
+        if said.announcements.is_empty() {
             self.of.remove(id);
         }
     }
 
     pub(super) fn told(&mut self, id: InstanceId, notices: Vec<Notice>, round: u64) {
-        let said = self.said(id, round);
-        said.announced.retain(|announced| !notices.iter().any(|told| told.same_kind(announced)));
-        Notice::note_kinds(&notices, &mut said.spoken_of);
-        said.told = notices;
+        self.said(id, round).announcements.tell(notices);
     }
 
     pub(super) fn announced(&mut self, Announced { instance, notice }: Announced, round: u64) {
-        notice.put_into(&mut self.said(instance, round).announced);
+        let said = self.said(instance, round);
+        said.announcements.queue(notice, said.connected.is_some());
     }
 
     fn said(&mut self, id: InstanceId, round: u64) -> &mut Said {
@@ -128,7 +121,7 @@ mod tests {
         }
         let taken = early.take(|_| true);
         assert_eq!(taken.len(), MOST + 1);
-        let oldest = &taken.iter().find(|(_, said)| said.connected.is_none()).unwrap().1.announced;
-        assert_eq!(*oldest, [announced(2 * MOST).notice]);
+        let oldest = &taken.iter().find(|(_, said)| said.connected.is_none()).unwrap().1.announcements;
+        assert_eq!(oldest.iter().collect::<Vec<_>>(), [&announced(2 * MOST).notice]);
     }
 }

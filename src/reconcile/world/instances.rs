@@ -9,7 +9,7 @@
 //!    healed, and an instance that fell into wrong hands can't ask for another Pod's secrets.
 
 use super::{
-    ABSENT, COOLING, END_AGAIN, Ending, InstanceEntry, REFUSED_DOUBLINGS, World,
+    ABSENT, Announcements, COOLING, END_AGAIN, Ending, InstanceEntry, REFUSED_DOUBLINGS, World,
     facts::{Effect, EndAnswer},
 };
 use crate::decide::purchase::Quarantine;
@@ -101,9 +101,7 @@ impl World {
             ending: None,
             holds: None,
             gone: None,
-            told: Vec::new(),
-            spoken_of: Vec::new(),
-            announced: Vec::new(),
+            announcements: Announcements::default(),
         });
         self.placement_dirty = true;
     }
@@ -196,12 +194,12 @@ impl World {
             if let Some(holds) = said.connected {
                 self.connected(id.clone(), holds);
             }
+            let news = !said.announcements.is_empty();
             if let Some(entry) = self.instances.get_mut(&id) {
-                entry.spoken_of = said.spoken_of;
+                entry.announcements = said.announcements;
             }
-            self.noticed(&id, said.told, now);
-            for notice in said.announced {
-                self.announced(&id, notice, now);
+            if news {
+                self.heard(&id, &[], now);
             }
         }
     }
@@ -284,8 +282,8 @@ impl World {
                 self.cooling.remove(&place);
             }
             match failure.or(short.filter(|_| got < order.count as usize)) {
-                Some(why) => drop(self.failures.insert(place, why)),
-                None => drop(self.failures.remove(&place)),
+                Some(why) => drop(self.refusals.insert(place, why)),
+                None => drop(self.refusals.remove(&place)),
             }
         }
         self.placement_dirty = true;

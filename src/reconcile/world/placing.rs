@@ -86,7 +86,7 @@ impl World {
         let zone = self.config.zones.get(&entry.seen.intent.node).cloned().unwrap_or_default();
         let failure = why.class().and_then(|class| {
             let place = (class.to_owned(), zone);
-            let refused = self.failures.get(&place).map(|why| (SHORT, why.clone()));
+            let refused = self.refusals.get(&place).map(|why| (SHORT, why.clone()));
             let launching = matches!(why, Waiting::Launching { .. });
             refused.or_else(|| Some((LAUNCH_FAILED, self.failing.why(&place, launching)?.to_owned())))
         });

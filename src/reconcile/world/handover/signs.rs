@@ -49,33 +49,26 @@ impl World {
         self.placement_dirty = true;
     }
 
-    /// What an agent says that its instance was told. Of the kinds that it ever spoke of its word stands alone, also when
-    /// it withdraws them.
+    /// What an agent says that its instance was told.
     pub(in crate::reconcile::world) fn noticed(&mut self, id: &InstanceId, notices: Vec<Notice>, now: Timestamp) {
-        let Some(entry) = self.instances.get_mut(id).filter(|entry| entry.told != notices) else { return };
-        let known = entry.notices().cloned().collect();
-        entry.announced.retain(|announced| !notices.iter().any(|told| told.same_kind(announced)));
-        Notice::note_kinds(&notices, &mut entry.spoken_of);
-        entry.told = notices;
-        self.heard(id, known, now);
+        let Some(entry) = self.instances.get_mut(id) else { return };
+        let known: Vec<Notice> = entry.notices().cloned().collect();
+        if entry.announcements.tell(notices) {
+            self.heard(id, &known, now);
+        }
     }
 
-    /// What the cloud said of an instance elsewhere. A queue may say a thing twice, and late: of what a connected agent has
-    /// spoken it knows more, also that it was withdrawn.
+    /// What the cloud said of an instance elsewhere.
     pub(in crate::reconcile::world) fn announced(&mut self, id: &InstanceId, notice: Notice, now: Timestamp) {
         let Some(entry) = self.instances.get_mut(id) else { return };
-        let told = entry.told.iter().any(|told| told.same_kind(&notice));
-        let spoken_of = entry.connected && entry.spoken_of.iter().any(|kind| kind.same_kind(&notice));
-        if entry.announced.contains(&notice) || told || spoken_of {
-            return;
+        let known: Vec<Notice> = entry.notices().cloned().collect();
+        if entry.announcements.queue(notice, entry.connected) {
+            self.heard(id, &known, now);
         }
-        let known = entry.notices().cloned().collect();
-        notice.put_into(&mut entry.announced);
-        self.heard(id, known, now);
     }
 
     /// What counts is another than what was known.
-    fn heard(&mut self, id: &InstanceId, known: Vec<Notice>, now: Timestamp) {
+    pub(in crate::reconcile::world) fn heard(&mut self, id: &InstanceId, known: &[Notice], now: Timestamp) {
         let Some(entry) = self.instances.get(id) else { return };
         self.dirty.extend(entry.pod.clone());
         self.placement_dirty = true;
